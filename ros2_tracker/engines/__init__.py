@@ -1,0 +1,1 @@
+"""Run a network: one module a run time, all behind `engines.base.Engine`."""

@@ -1,0 +1,1 @@
+"""The networks: one YAML a variant under variants/, one file a family."""

@@ -1,0 +1,89 @@
+"""Model variants by name: what each YAML under variants/ says, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+VARIANTS_DIR = _PACKAGE / "models" / "variants"
+WEIGHTS_DIR = _PACKAGE / "weights"
+DEFAULT = "onestream-192"
+"""What the name `default` stands for."""
+
+
+class WeightsMissingError(FileNotFoundError):
+    """A variant's weights are not there; the text says which file and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputSettings:
+    """One network input: a square crop around the target."""
+
+    size: int
+    """Side of the network's input, px."""
+    factor: float
+    """Side of the region over sqrt(w * h) of the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One model variant."""
+
+    name: str
+    family: str
+    description: str
+    parameters: float
+    gmacs: float
+    graph: Path
+    """The ONNX file; may be absent for variants whose weights are not shipped."""
+    reliability: Path | None
+    """The fitted reliability model, or None."""
+    template: InputSettings
+    search: InputSettings
+    fill: str
+    """Outside the image: `mean` colour of the first frame, or `zero`."""
+    size_update: float
+    """Weight of a newly predicted width and height against the old ones."""
+
+    def require_graph(self, weights: str | Path | None = None) -> Path:
+        """The file to run: `weights` where given, else the variant's own; WeightsMissingError if it is not there."""
+        path = Path(weights) if weights else self.graph
+        if not path.is_file():
+            raise WeightsMissingError(f"model {self.name}: the weights file {path} does not exist")
+        return path
+
+
+def variant_names() -> list[str]:
+    """Names of all variants, sorted."""
+    return sorted(path.stem for path in VARIANTS_DIR.glob("*.yaml"))
+
+
+def load_variant(name: str) -> Variant:
+    """Variant by name; `default` is the shipped one. ValueError for an unknown name or a malformed file."""
+    resolved = DEFAULT if name == "default" else name
+    if resolved not in variant_names():
+        raise ValueError(f"unknown model {name!r}; known: default, {', '.join(variant_names())}")
+    path = VARIANTS_DIR / f"{resolved}.yaml"
+    data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        if data["fill"] not in ("mean", "zero"):
+            raise ValueError(f"fill is {data['fill']!r}, must be mean or zero")
+        return Variant(
+            name=resolved,
+            family=data["family"],
+            description=data["description"],
+            parameters=float(data["parameters"]),
+            gmacs=float(data["gmacs"]),
+            graph=WEIGHTS_DIR / data["graph"],
+            reliability=WEIGHTS_DIR / data["reliability"] if data.get("reliability") else None,
+            template=InputSettings(int(data["template"]["size"]), float(data["template"]["factor"])),
+            search=InputSettings(int(data["search"]["size"]), float(data["search"]["factor"])),
+            fill=data["fill"],
+            size_update=float(data["size_update"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error!r}") from error

@@ -1,0 +1,455 @@
+"""The ROS 2 node: a lifecycle node that follows targets in a camera's images.
+
+Two threads matter. The executor's (single-threaded) takes messages, looks at an image's header and puts it into the
+session; the worker runs the network on the newest image and publishes. A third draws ~/debug_image while somebody
+looks. docs/data_path.md follows one image through them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import PolygonStamped, Vector3, Vector3Stamped
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
+from std_msgs.msg import Header, String
+from std_srvs.srv import Trigger
+from vision_msgs.msg import Detection2D, Detection2DArray
+
+from ros2_tracker.engines.base import EngineError
+from ros2_tracker.models.variant import WeightsMissingError
+from ros2_tracker.msg import TrackEvent, TrackStatus
+from ros2_tracker.ros import boxes, diagnostics, messages, parameters, qos
+from ros2_tracker.ros.bearing import BearingModel, why_no_bearing
+from ros2_tracker.ros.debug_image import DebugImagePublisher
+from ros2_tracker.ros.image_view import ImageError, frame_from_compressed, frame_from_image
+from ros2_tracker.ros.memory import tune_malloc
+from ros2_tracker.ros.worker import Worker
+from ros2_tracker.tracking.events import Counters, EventType, FrameReport, InitRequest, Reason, TargetEvent
+from ros2_tracker.tracking.frame import Frame
+from ros2_tracker.tracking.frame_buffer import StampedFrame
+from ros2_tracker.tracking.network import TrackingNetwork
+from ros2_tracker.tracking.session import MAX_ID_LENGTH, TrackingSession
+
+SELECTOR_ID = "selected"
+"""Id of the target that selectors without ids (~/init_roi, ~/init_polygon) choose: a new choice replaces the old."""
+_DIAGNOSTICS_PERIOD_S = 1.0
+_LOG_PERIOD_S = 5.0
+
+
+class TrackerNode(LifecycleNode):
+    """Follows targets in `image`; topics and parameters are listed in README.md."""
+
+    def __init__(self) -> None:
+        """Declare parameters; ValueError or ParameterException when one of them is not valid."""
+        super().__init__("tracker")
+        self._settings = parameters.declare(self)
+        if self._settings["tune_malloc"]:
+            tune_malloc()
+        self._counters = Counters()
+        self._session: TrackingSession | None = None
+        self._worker: Worker | None = None
+        self._network: TrackingNetwork | None = None
+        self._debug: DebugImagePublisher | None = None
+        self._failure = ""
+        self._bearing: BearingModel | None = None
+        self._camera_info_key: tuple[object, ...] = ()
+        self._last_image_s = 0.0
+        self._active_since_s = 0.0
+        self._unstamped = 0
+        self._latencies = {name: diagnostics.LatencyWindow() for name in ("image_age", "processing", "network")}
+        self._input_rate, self._answer_rate = diagnostics.RateMeter(), diagnostics.RateMeter()
+        self.add_on_set_parameters_callback(self._on_parameters)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # Steady, so that a paused simulation still reports.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
+
+    @property
+    def autostart(self) -> bool:
+        """Whether to configure and activate without waiting for a lifecycle manager."""
+        return bool(self._settings["autostart"])
+
+    # -- lifecycle ----------------------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load and warm up the network, create all topics but the image."""
+        settings = self._settings
+        started = time.perf_counter()
+        try:
+            self._network = TrackingNetwork.load(
+                settings["model"], settings["engine"], settings["precision"], settings["weights"], settings["threads"]
+            )
+        except (ValueError, WeightsMissingError, EngineError) as error:
+            self._failure = str(error)
+            self.get_logger().error(f"cannot configure: {error}")
+            return TransitionCallbackReturn.FAILURE
+        self._failure = ""
+        self.get_logger().info(
+            f"model {self._network.variant.name} on {self._network.engine.description}, "
+            f"ready after {time.perf_counter() - started:.2f} s"
+        )
+        self._tracks = self.create_lifecycle_publisher(Detection2DArray, "~/tracks", qos.RESULT)
+        self._status = self.create_lifecycle_publisher(TrackStatus, "~/status", qos.RESULT)
+        self._bearings = self.create_lifecycle_publisher(Vector3Stamped, "~/bearing", qos.RESULT)
+        self._debug_images = self.create_lifecycle_publisher(Image, "~/debug_image", qos.DEBUG_IMAGE)
+        self._events = self.create_publisher(TrackEvent, "~/events", qos.EVENT)
+        self._inputs = [
+            self.create_subscription(CameraInfo, "camera_info", self._on_camera_info, qos.SENSOR),
+            self.create_subscription(Detection2D, "~/init", self._on_init, qos.COMMAND),
+            self.create_subscription(RegionOfInterest, "~/init_roi", self._on_init_roi, qos.COMMAND),
+            self.create_subscription(PolygonStamped, "~/init_polygon", self._on_init_polygon, qos.COMMAND),
+            self.create_subscription(String, "~/cancel_target", self._on_cancel_target, qos.COMMAND),
+        ]
+        self._cancel_service = self.create_service(Trigger, "~/cancel", self._on_cancel)
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin a session and subscribe to images."""
+        assert self._network is not None  # configure has succeeded
+        result = super().on_activate(state)
+        settings = self._settings
+        self._debug = DebugImagePublisher(self._debug_images, settings["debug.max_rate"], self.on_failure)
+        self._session = TrackingSession(
+            self._network, settings.session, self, lambda: self.get_clock().now().nanoseconds, self._counters
+        )
+        self._worker = Worker(self._session, self.on_failure)
+        self._active_since_s = time.monotonic()
+        self._last_image_s = 0.0
+        topic, kind, callback = self.resolve_topic_name("image"), Image, self._on_image
+        if settings["image_transport"] == "compressed":
+            topic, kind, callback = f"{topic}/compressed", CompressedImage, self._on_compressed_image
+        self._images = self.create_subscription(
+            kind,
+            topic,
+            callback,
+            qos.image_qos(settings["qos.image.reliability"]),
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
+        )
+        init_topic = self.resolve_topic_name("~/init")
+        self.get_logger().info(f"active: images from {self._images.topic_name}, boxes from {init_topic}")
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Drop all targets and stop taking images."""
+        self._end_session()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give up the network and all topics."""
+        self._release()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As deactivate and cleanup."""
+        self._end_session()
+        self._release()
+        return super().on_shutdown(state)
+
+    def close(self) -> None:
+        """End the threads; for when the process ends without a lifecycle transition."""
+        self._end_session(announce=False)
+
+    def _end_session(self, announce: bool = True) -> None:
+        if self._session is None:
+            return
+        if announce:
+            self.destroy_subscription(self._images)
+            self._session.cancel()
+        if self._worker is not None:
+            self._worker.stop()
+        if self._debug is not None:
+            self._debug.stop()
+        self._session = self._worker = self._debug = None
+
+    def _release(self) -> None:
+        if self._network is None:
+            return
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        for publisher in (self._tracks, self._status, self._bearings, self._debug_images, self._events):
+            self.destroy_publisher(publisher)
+        self.destroy_service(self._cancel_service)
+        self._network = None
+
+    # -- input --------------------------------------------------------------------------------------------------
+
+    def _on_image(self, msg: Image) -> None:
+        try:
+            frame = frame_from_image(msg)
+        except ImageError as error:
+            self._refuse_image(error)
+            return
+        self._push(frame, len(msg.data), msg.header)
+
+    def _on_compressed_image(self, msg: CompressedImage) -> None:
+        try:
+            frame = frame_from_compressed(msg)
+        except ImageError as error:
+            self._refuse_image(error)
+            return
+        self._push(frame, len(msg.data), msg.header)
+
+    def _push(self, frame: Frame, n_bytes: int, header: Header) -> None:
+        if self._session is None:
+            return
+        self._last_image_s = time.monotonic()
+        stamp_ns = messages.stamp_ns(header.stamp)
+        if stamp_ns == 0:
+            # A driver that does not stamp: the arrival is the best there is.
+            self._unstamped += 1
+            stamp_ns = self.get_clock().now().nanoseconds
+        too_old = self._counters.images_too_old
+        self._session.push(StampedFrame(stamp_ns, frame, n_bytes, header))
+        if self._counters.images_too_old > too_old:
+            age_s = (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
+            self.get_logger().warning(
+                f"image of {age_s:.3f} s is older than max_image_age ({self._settings['max_image_age']:g} s): dropped. "
+                "A bag needs use_sim_time, a camera on another computer a synchronised clock",
+                throttle_duration_sec=_LOG_PERIOD_S,
+            )
+
+    def _refuse_image(self, error: ImageError) -> None:
+        if self._session is not None:
+            self._last_image_s = time.monotonic()
+            self._session.count_broken()
+            self.on_failure("image refused", error)
+
+    def _on_camera_info(self, msg: CameraInfo) -> None:
+        roi = msg.roi
+        key = (
+            msg.width, msg.height, msg.distortion_model, bytes(msg.k), tuple(msg.d), msg.binning_x, msg.binning_y,
+            roi.x_offset, roi.y_offset, roi.width, roi.height,
+        )  # fmt: skip
+        if key == self._camera_info_key:
+            return
+        self._camera_info_key = key
+        self._bearing = BearingModel.from_camera_info(msg)
+        if self._bearing is None:
+            self.get_logger().warning(f"no bearing: {why_no_bearing(msg)}", throttle_duration_sec=_LOG_PERIOD_S)
+
+    def _on_init(self, msg: Detection2D) -> None:
+        stamped = boxes.from_detection(msg)
+        self._request(InitRequest(stamped.box, stamped.id, messages.stamp_ns(stamped.stamp), msg.header))
+
+    def _on_init_roi(self, msg: RegionOfInterest) -> None:
+        self._request(InitRequest(boxes.from_roi(msg), SELECTOR_ID, 0, Header()))
+
+    def _on_init_polygon(self, msg: PolygonStamped) -> None:
+        request = InitRequest((0.0, 0.0, 0.0, 0.0), SELECTOR_ID, messages.stamp_ns(msg.header.stamp), msg.header)
+        try:
+            box = boxes.from_polygon(msg)
+        except ValueError as error:
+            self._refuse_request(request, Reason.BOX_INVALID, str(error))
+            return
+        self._request(InitRequest(box, request.target_id, request.stamp_ns, request.tag))
+
+    def _request(self, request: InitRequest) -> None:
+        if self._session is None:
+            self._refuse_request(request, Reason.NOT_ACTIVE, "the node is not active")
+        else:
+            self._session.request_init(request)
+
+    def _refuse_request(self, request: InitRequest, reason: Reason, text: str) -> None:
+        if self._session is not None:
+            self._session.refuse(request, reason, text)
+            return
+        self._counters.inits_rejected += 1
+        shown_id = request.target_id[:MAX_ID_LENGTH]
+        self.on_event(TargetEvent(EventType.REJECTED, shown_id, 0, request.stamp_ns, request.tag, reason, text))
+
+    def _on_cancel(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        dropped = self._session.cancel() if self._session is not None else []
+        response.success = True
+        response.message = f"dropped: {', '.join(dropped)}" if dropped else "there was no target"
+        return response
+
+    def _on_cancel_target(self, msg: String) -> None:
+        if self._session is None or not self._session.cancel(msg.data):
+            self._counters.cancels_unknown += 1
+            self.get_logger().warning(
+                f"cancel_target: no target has the id {msg.data[:80]!r}", throttle_duration_sec=_LOG_PERIOD_S
+            )
+
+    def _on_incompatible_qos(self, event: QoSRequestedIncompatibleQoSInfo) -> None:
+        self.get_logger().error(
+            f"a publisher of {self._images.topic_name} offers a QoS that does not match ours "
+            f"({event.last_policy_kind!s}): set qos.image.reliability to best_effort"
+        )
+
+    def _on_parameters(self, changes: Sequence[Parameter]) -> SetParametersResult:
+        result, settings = parameters.judge_change(self._settings, changes, self._network is not None)
+        if not result.successful:
+            self.get_logger().warning(f"parameters not changed: {result.reason}")
+            return result
+        self._settings = settings
+        if self._session is not None:
+            self._session.apply_settings(settings.session)
+        if self._debug is not None:
+            self._debug.max_rate = settings["debug.max_rate"]
+        return result
+
+    # -- output: SessionObserver, called on the worker thread -----------------------------------------------------
+
+    def on_report(self, report: FrameReport) -> None:
+        """Publish tracks first, then everything else."""
+        header: Header = report.source.tag
+        self._tracks.publish(messages.tracks_message(report, header))
+        if not report.targets:
+            self._offer_debug(report)
+            return
+        assert self._network is not None  # reports end before the network is released
+        now_ns = self.get_clock().now().nanoseconds
+        self._latencies["image_age"].add((now_ns - report.source.stamp_ns) / 1e9)
+        self._latencies["processing"].add(report.processing_s)
+        self._latencies["network"].add(sum(target.result.network_s for target in report.targets))
+        pointed = False
+        for target in report.targets:
+            bearing = self._bearing_of(report, target.result.box)
+            if bearing is not None and not pointed:
+                pointed = True
+                self._bearings.publish(
+                    Vector3Stamped(header=header, vector=Vector3(x=bearing[0], y=bearing[1], z=bearing[2]))
+                )
+            self._status.publish(
+                messages.status_message(
+                    report,
+                    target,
+                    header,
+                    now_ns,
+                    bearing,
+                    self._settings.session.target.motion,
+                    self._network.reliability.calibrated,
+                )
+            )
+        self._offer_debug(report)
+
+    def on_event(self, event: TargetEvent) -> None:
+        """Publish and log."""
+        header = event.tag if isinstance(event.tag, Header) else Header(stamp=messages.time_message(event.stamp_ns))
+        self._events.publish(messages.event_message(event, header))
+        text = f"{event.type.name} {event.target_id!r}"
+        if event.type is EventType.REJECTED:
+            self.get_logger().warning(f"{text}: {event.reason.name}: {event.text}", throttle_duration_sec=1.0)
+        else:
+            self.get_logger().info(f"{text} (session {event.session}) {event.text}".rstrip(), throttle_duration_sec=0.1)
+
+    def on_failure(self, what: str, error: Exception) -> None:
+        """Log, at most once in a while."""
+        self.get_logger().error(f"{what}: {error!s:.500}", throttle_duration_sec=_LOG_PERIOD_S)
+
+    def _offer_debug(self, report: FrameReport) -> None:
+        if self._debug is not None:
+            self._debug.offer(report)
+
+    def _bearing_of(
+        self, report: FrameReport, box: tuple[float, float, float, float] | None
+    ) -> tuple[float, float, float] | None:
+        if self._bearing is None or box is None:
+            return None
+        x, y, w, h = box
+        frame = report.source.frame
+        return self._bearing.bearing(x + w / 2, y + h / 2, frame.width, frame.height)
+
+    # -- diagnostics --------------------------------------------------------------------------------------------
+
+    def _publish_diagnostics(self) -> None:
+        array = DiagnosticArray()
+        array.header.stamp = self.get_clock().now().to_msg()
+        array.status = [self._input_status(), self._tracking_status(), self._engine_status()]
+        self._diagnostics.publish(array)
+
+    def _input_status(self) -> DiagnosticStatus:
+        now_s = time.monotonic()
+        values: dict[str, object] = dict(self._counters.as_dict())
+        values["images_unstamped"] = self._unstamped
+        values["image_rate_hz"] = self._input_rate.rate(self._counters.images_received, now_s)
+        level, message = DiagnosticStatus.OK, "images arrive"
+        if self._session is None:
+            message = "not active"
+        else:
+            silent_s = now_s - max(self._last_image_s, self._active_since_s)
+            publishers = self.count_publishers(self._images.topic_name)
+            values["image_topic"] = self._images.topic_name
+            values["image_publishers"] = publishers
+            frames, n_bytes = self._session.buffered
+            values["buffered_frames"], values["buffered_megabytes"] = frames, n_bytes / 2**20
+            if silent_s > self._settings["image_timeout"]:
+                level, message = DiagnosticStatus.WARN, self._why_silent(silent_s, publishers)
+                self.get_logger().warning(message, throttle_duration_sec=_LOG_PERIOD_S)
+        return self._diagnostic(level, "input", message, values)
+
+    def _why_silent(self, silent_s: float, publishers: int) -> str:
+        topic = self._images.topic_name
+        if publishers == 0:
+            return f"no image for {silent_s:.1f} s: nobody publishes {topic} (remap `image`, check ROS_DOMAIN_ID)"
+        return (
+            f"no image for {silent_s:.1f} s although {publishers} publisher(s) of {topic} are there: the camera "
+            "stopped, or its images do not fit into its shared-memory segment (start the camera with our Fast DDS "
+            "profile, or set qos.image.reliability: reliable; see README, troubleshooting)"
+        )
+
+    def _tracking_status(self) -> DiagnosticStatus:
+        values: dict[str, object] = {
+            "targets": ", ".join(self._session.target_ids) if self._session is not None else "",
+            "answer_rate_hz": self._answer_rate.rate(self._counters.images_answered, time.monotonic()),
+        }
+        for name, window in self._latencies.items():
+            percentiles = window.percentiles_ms()
+            if percentiles is not None:
+                values[f"{name}_p50_ms"], values[f"{name}_p99_ms"] = percentiles
+        return self._diagnostic(DiagnosticStatus.OK, "tracking", "following" if values["targets"] else "idle", values)
+
+    def _engine_status(self) -> DiagnosticStatus:
+        if self._failure:
+            return self._diagnostic(DiagnosticStatus.ERROR, "engine", self._failure, {})
+        if self._network is None:
+            return self._diagnostic(DiagnosticStatus.OK, "engine", "not configured", {})
+        values = {
+            "model": self._network.variant.name,
+            "engine": self._network.engine.description,
+            "reliability_calibrated": self._network.reliability.calibrated,
+        }
+        return self._diagnostic(DiagnosticStatus.OK, "engine", "ready", values)
+
+    def _diagnostic(self, level: bytes, name: str, message: str, values: dict[str, object]) -> DiagnosticStatus:
+        return diagnostics.status(level, f"{self.get_name()}: {name}", message, values, self.get_fully_qualified_name())
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; exit status 1 when a parameter is not valid."""
+    rclpy.init(args=None if args is None else list(args))
+    try:
+        node = TrackerNode()
+    except (ValueError, ParameterException) as error:
+        print(f"tracker_node: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            node.trigger_activate()
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.close()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Between ROS 2 and the tracker: messages to arrays and back, parameters, diagnostics."""

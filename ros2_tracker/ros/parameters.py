@@ -1,0 +1,163 @@
+"""The node's parameters: declared with ranges, validated with a reason for each refusal, read into settings.
+
+config/tracker.yaml says what each one does to the node's behaviour.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from ros2_tracker.engines.base import ENGINES, PRECISIONS
+from ros2_tracker.models.variant import variant_names
+from ros2_tracker.tracking.settings import MotionSettings, ReliabilitySettings, SessionSettings, TargetSettings
+
+_MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One parameter: its default, what it may be, and when a change takes effect."""
+
+    default: bool | int | float | str
+    description: str
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    live: bool = False
+    """Whether it can be changed while the node is configured; the others are read by `configure`."""
+
+    def descriptor(self) -> ParameterDescriptor:
+        """For `declare_parameter`, so that tools can show ranges."""
+        descriptor = ParameterDescriptor(description=self.description)
+        bounded = math.isfinite(self.low) and math.isfinite(self.high)
+        if isinstance(self.default, float):
+            # `max_image_age: 1` in a YAML is meant as 1.0; rclpy would stop the node for it.
+            descriptor.dynamic_typing = True
+            if bounded:
+                descriptor.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high)]
+        elif isinstance(self.default, int) and not isinstance(self.default, bool) and bounded:
+            descriptor.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high))]
+        if self.choices:
+            descriptor.additional_constraints = "one of: " + ", ".join(self.choices)
+        return descriptor
+
+    def checked(self, name: str, value: Any) -> bool | int | float | str:
+        """The value as this parameter's type; ValueError naming parameter and value if it cannot be."""
+        kind = type(self.default)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise ValueError(f"{name} is {value!r}, must be of type {kind.__name__}")
+        if kind in (int, float) and not self.low <= value <= self.high:
+            raise ValueError(f"{name} is {value!r}, must be within [{self.low:g}, {self.high:g}]")
+        if self.choices and value not in self.choices:
+            raise ValueError(f"{name} is {value!r}, must be one of {', '.join(self.choices)}")
+        return value  # type: ignore[no-any-return]
+
+
+_R, _M, _S = ReliabilitySettings(), MotionSettings(), SessionSettings()
+
+PARAMETERS: Mapping[str, Declared] = {
+    "autostart": Declared(True, "configure and activate at start"),
+    "tune_malloc": Declared(True, "keep image buffers instead of giving them back to the kernel after each frame"),
+    "model": Declared("default", "model variant", choices=("default", *variant_names())),
+    "weights": Declared("", "another weights file for the model; empty: the variant's own"),
+    "engine": Declared("auto", "what runs the network", choices=ENGINES),
+    "precision": Declared("auto", "arithmetic of the network", choices=PRECISIONS),
+    "threads": Declared(0, "CPU threads of the network; 0: the engine chooses", 0, 64),
+    "image_transport": Declared("raw", "raw: image; compressed: image/compressed", choices=("raw", "compressed")),
+    "qos.image.reliability": Declared(
+        "best_effort", "QoS of the image subscription", choices=("best_effort", "reliable")
+    ),
+    "max_image_age": Declared(_S.max_image_age, "s; older images are not answered; 0: any age", 0.0, 3600.0, live=True),
+    "frame_buffer_duration": Declared(
+        _S.frame_buffer_duration, "s of images kept for boxes drawn on an older one", 0.0, 600.0, live=True
+    ),
+    "frame_buffer_megabytes": Declared(
+        _S.frame_buffer_bytes // _MEBIBYTE, "MiB that those images may take", 0, 1 << 20, live=True
+    ),
+    "max_targets": Declared(_S.max_targets, "targets followed at once", 1, 64, live=True),
+    "image_timeout": Declared(2.0, "s without an image until diagnostics warn", 0.1, 3600.0, live=True),
+    "debug.max_rate": Declared(10.0, "Hz, upper bound of ~/debug_image", 0.1, 240.0, live=True),
+    "reliability.tracking_above": Declared(_R.tracking_above, "found again from here", 0.0, 1.0, live=True),
+    "reliability.uncertain_below": Declared(_R.uncertain_below, "a guess under this", 0.0, 1.0, live=True),
+    "reliability.lost_below": Declared(_R.lost_below, "gone under this", 0.0, 1.0, live=True),
+    "reliability.uncertain_after": Declared(_R.uncertain_after, "s under uncertain_below", 0.0, 60.0, live=True),
+    "reliability.lost_after": Declared(_R.lost_after, "s under lost_below", 0.0, 60.0, live=True),
+    "reliability.recover_after": Declared(_R.recover_after, "s over tracking_above", 0.0, 60.0, live=True),
+    "motion.acceleration": Declared(_M.acceleration, "sizes/s^2", 1e-4, 1e4, live=True),
+    "motion.size_rate": Declared(_M.size_rate, "1/s", 1e-4, 1e4, live=True),
+    "motion.position_noise": Declared(_M.position_noise, "sizes", 1e-4, 1e4, live=True),
+    "motion.size_noise": Declared(_M.size_noise, "sizes", 1e-4, 1e4, live=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """The parameters' values, checked one by one and together."""
+
+    values: Mapping[str, Any]
+    session: SessionSettings
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> NodeSettings:
+        """Settings from name -> value; ValueError names the parameter that is wrong."""
+        checked = {name: declared.checked(name, values[name]) for name, declared in PARAMETERS.items()}
+        session = SessionSettings(
+            target=TargetSettings(
+                reliability=ReliabilitySettings(**_group(checked, "reliability.")),
+                motion=MotionSettings(**_group(checked, "motion.")),
+            ),
+            max_targets=int(checked["max_targets"]),
+            max_image_age=float(checked["max_image_age"]),
+            frame_buffer_duration=float(checked["frame_buffer_duration"]),
+            frame_buffer_bytes=int(checked["frame_buffer_megabytes"]) * _MEBIBYTE,
+        )
+        return cls(checked, session)
+
+    def __getitem__(self, name: str) -> Any:
+        """Value of one parameter."""
+        return self.values[name]
+
+
+def _group(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+def declare(node: Node) -> NodeSettings:
+    """Declare all parameters on a node and read what its YAML and command line set.
+
+    Raises:
+        ValueError: a value is out of range or does not fit another one.
+        rclpy.exceptions.ParameterException: a value is of the wrong type, or out of a declared range.
+
+    """
+    for name, declared in PARAMETERS.items():
+        node.declare_parameter(name, declared.default, declared.descriptor())
+    return NodeSettings.from_values({name: node.get_parameter(name).value for name in PARAMETERS})
+
+
+def judge_change(
+    current: NodeSettings, changes: Iterable[Parameter], configured: bool
+) -> tuple[SetParametersResult, NodeSettings]:
+    """Whether a change of parameters is accepted, with the reason where not, and the settings that hold then."""
+    values = dict(current.values)
+    for parameter in changes:
+        declared = PARAMETERS.get(parameter.name)
+        if declared is None:
+            continue  # use_sim_time and others that rclpy looks after itself
+        if configured and not declared.live and parameter.value != values[parameter.name]:
+            reason = f"{parameter.name} is read by configure: deactivate and clean up the node first"
+            return SetParametersResult(successful=False, reason=reason), current
+        values[parameter.name] = parameter.value
+    try:
+        return SetParametersResult(successful=True), NodeSettings.from_values(values)
+    except ValueError as error:
+        return SetParametersResult(successful=False, reason=str(error)), current

@@ -1,0 +1,53 @@
+"""From the network's maps to one candidate box inside the search region."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The best box of a search region; coordinates are fractions of the region's side."""
+
+    cx: float
+    cy: float
+    w: float
+    h: float
+    score: float
+    """Score of the chosen cell before windowing, in [0, 1]."""
+    cell: tuple[int, int]
+    """(row, column) of the chosen cell."""
+
+
+def hann_window(cells: int) -> NDArray[np.float32]:
+    """Cells x cells outer product of a Hann window whose border is small but not zero (SPEC 1.5)."""
+    one = np.hanning(cells + 2)[1:-1]
+    return np.outer(one, one).astype(np.float32)
+
+
+def decode_ltrb(
+    score_map: NDArray[np.float32], ltrb: NDArray[np.float32], window: NDArray[np.float32] | None
+) -> Candidate:
+    """Candidate at the highest windowed score of an anchor-free head.
+
+    Args:
+        score_map: (F, F) scores in [0, 1]; cell (i, j) is centred at ((j + 0.5) / F, (i + 0.5) / F).
+        ltrb: (4, F, F) distances from the cell's centre to left, top, right, bottom, in search sides.
+        window: (F, F) weights, or None.
+
+    Raises:
+        FloatingPointError: the maps hold a value that is not finite at the chosen cell.
+
+    """
+    weighted = score_map if window is None else score_map * window
+    row, column = divmod(int(weighted.argmax()), score_map.shape[1])
+    left, top, right, bottom = (float(v) for v in ltrb[:, row, column])
+    score = float(score_map[row, column])
+    if not np.isfinite([score, left, top, right, bottom]).all():
+        raise FloatingPointError(f"the network returned score {score} and ltrb {(left, top, right, bottom)}")
+    cells = score_map.shape[0]
+    x, y = (column + 0.5) / cells, (row + 0.5) / cells
+    return Candidate(x + (right - left) / 2, y + (bottom - top) / 2, left + right, top + bottom, score, (row, column))

@@ -1,0 +1,128 @@
+"""What goes into a tracking session and what comes out: requests, events, reports, counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import Protocol
+
+from ros2_tracker.tracking.frame_buffer import StampedFrame
+from ros2_tracker.tracking.result import TrackResult
+
+
+class EventType(IntEnum):
+    """What happened; the numbers are those of TrackEvent.msg."""
+
+    INITIALIZED = 1
+    REJECTED = 2
+    UNCERTAIN = 3
+    LOST = 4
+    RECOVERED = 5
+    CANCELLED = 6
+
+
+class Reason(IntEnum):
+    """Why a box was refused; the numbers are those of TrackEvent.msg."""
+
+    NONE = 0
+    STAMP_TOO_OLD = 1
+    STAMP_IN_FUTURE = 2
+    BOX_OUTSIDE_IMAGE = 3
+    BOX_INVALID = 4
+    TOO_MANY_TARGETS = 5
+    ID_INVALID = 6
+    IMAGE_INVALID = 7
+    INTERNAL_ERROR = 8
+    NOT_ACTIVE = 9
+
+
+@dataclass(frozen=True, slots=True)
+class InitRequest:
+    """A box to follow."""
+
+    box: tuple[float, float, float, float]
+    """(x, y, w, h) px, top-left origin."""
+    target_id: str = ""
+    """The target to (re-)initialise; empty: a new one, which gets an id."""
+    stamp_ns: int = 0
+    """Stamp of the frame it was drawn on; 0: the newest."""
+    tag: object = None
+    """The caller's own, handed back with a rejection that concerns no frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetEvent:
+    """Something happened to a target."""
+
+    type: EventType
+    target_id: str
+    session: int
+    stamp_ns: int
+    """Of the frame concerned; of the request when there is none."""
+    tag: object
+    """Of the frame concerned, or of the request."""
+    reason: Reason = Reason.NONE
+    text: str = ""
+    duration: float = 0.0
+    """Seconds; for RECOVERED: how long the target was not TRACKING."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetReport:
+    """One target's answer to one frame."""
+
+    target_id: str
+    session: int
+    result: TrackResult
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReport:
+    """All targets' answers to one frame."""
+
+    source: StampedFrame
+    targets: tuple[TargetReport, ...]
+    processing_s: float
+    """From taking up the frame to this report."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a session did since it began; diagnostics publish every field under its name."""
+
+    images_received: int = 0
+    images_answered: int = 0
+    images_superseded: int = 0
+    """A newer image came before the worker took this one."""
+    images_too_old: int = 0
+    images_out_of_order: int = 0
+    images_in_future: int = 0
+    """Answered all the same: the camera's clock is ahead of ours."""
+    images_broken: int = 0
+    time_jumps: int = 0
+    """Stamps that went back by more than a second: the buffer was emptied."""
+    inits_accepted: int = 0
+    inits_rejected: int = 0
+    catch_up_frames: int = 0
+    update_failures: int = 0
+    cancels_unknown: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Name -> value."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+class SessionObserver(Protocol):
+    """Who is told. Called on the worker thread, or on the thread that cancels."""
+
+    def on_event(self, event: TargetEvent) -> None:
+        """Something happened to a target."""
+        ...
+
+    def on_report(self, report: FrameReport) -> None:
+        """A frame was answered. Keep it short: cancelling waits for it."""
+        ...
+
+    def on_failure(self, what: str, error: Exception) -> None:
+        """A frame could not be used, or an update failed; the session goes on."""
+        ...

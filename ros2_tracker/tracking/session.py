@@ -1,0 +1,436 @@
+"""All targets of one camera: who is followed, on which frame it began, and which frame comes next.
+
+Threads: `push`, `request_init`, `cancel` and `apply_settings` may be called from any thread and return at once; one
+worker thread calls `work` in a loop and runs the network. After `cancel` has returned, nothing more is reported of
+the cancelled targets, even if the worker was in the middle of one.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ros2_tracker.tracking.events import (
+    Counters,
+    EventType,
+    FrameReport,
+    InitRequest,
+    Reason,
+    SessionObserver,
+    TargetEvent,
+    TargetReport,
+)
+from ros2_tracker.tracking.frame import FrameError
+from ros2_tracker.tracking.frame_buffer import NANOSECONDS, FrameBuffer, StampedFrame
+from ros2_tracker.tracking.geometry import BoxError, BoxOutsideImageError
+from ros2_tracker.tracking.network import TrackingNetwork
+from ros2_tracker.tracking.result import TrackResult, TrackState
+from ros2_tracker.tracking.settings import SessionSettings
+from ros2_tracker.tracking.target import Target
+
+MAX_ID_LENGTH = 128
+# Stamps of one frame can differ in rounding between programs (float seconds, microseconds).
+_STAMP_TOLERANCE_NS = 5_000_000
+# A box may overtake its own image on the way here; further ahead it is refused.
+_FUTURE_TOLERANCE_NS = 200_000_000
+# Stamps going back by more than this are a clock that jumped (a bag that starts again), not a late image.
+_TIME_JUMP_NS = NANOSECONDS
+# A target that started on an old frame reaches the newest within this time, leaving frames out if it must.
+_CATCH_UP_S = 1.0
+# Boxes that wait for their image.
+_MAX_WAITING = 64
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A target with its place in the session."""
+
+    target: Target
+    session: int
+    stamp_ns: int
+    """Of the last frame it has seen."""
+    catch_up_until: float | None
+    """Deadline (monotonic s) while it works through buffered frames; None once it is up to date."""
+
+
+class _Refused(Exception):
+    """A box that is not accepted."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class TrackingSession:
+    """Targets, frame buffer and work queue of one camera."""
+
+    def __init__(
+        self,
+        network: TrackingNetwork,
+        settings: SessionSettings,
+        observer: SessionObserver,
+        clock_ns: Callable[[], int] = time.time_ns,
+        counters: Counters | None = None,
+    ) -> None:
+        """An empty session; `clock_ns` is the clock that image stamps are compared with, in nanoseconds."""
+        self._network = network
+        self._settings = settings
+        self._observer = observer
+        self._clock_ns = clock_ns
+        self._changed = threading.Condition(threading.RLock())
+        self._buffer = FrameBuffer(settings.frame_buffer_duration, settings.frame_buffer_bytes)
+        self._next: StampedFrame | None = None
+        self._waiting: list[InitRequest] = []
+        self._targets: dict[str, _Followed] = {}
+        self._sessions = 0
+        self._names = 0
+        self._last_answer: tuple[int, tuple[TargetReport, ...]] = (-1, ())
+        self._update_s = 0.02
+        self.counters = counters or Counters()
+
+    # -- any thread ---------------------------------------------------------------------------------------------
+
+    @property
+    def target_ids(self) -> list[str]:
+        """Ids of the targets that are followed now."""
+        with self._changed:
+            return list(self._targets)
+
+    @property
+    def buffered(self) -> tuple[int, int]:
+        """(frames, bytes) held in the frame buffer."""
+        with self._changed:
+            return len(self._buffer), self._buffer.n_bytes
+
+    def push(self, frame: StampedFrame) -> None:
+        """Offer a new frame; it replaces one that the worker has not taken yet."""
+        with self._changed:
+            self.counters.images_received += 1
+            age_ns = self._clock_ns() - frame.stamp_ns
+            if self._too_old(age_ns):
+                self.counters.images_too_old += 1
+                return
+            if age_ns < -_FUTURE_TOLERANCE_NS:
+                self.counters.images_in_future += 1
+            newest = self._buffer.newest
+            if newest is not None and frame.stamp_ns < newest.stamp_ns:
+                if newest.stamp_ns - frame.stamp_ns <= _TIME_JUMP_NS:
+                    self.counters.images_out_of_order += 1
+                    return
+                self.counters.time_jumps += 1
+                self._buffer.clear()
+            self._buffer.push(frame)
+            if self._next is not None:
+                self.counters.images_superseded += 1
+            self._next = frame
+            self._changed.notify_all()
+
+    def count_broken(self) -> None:
+        """Count an image that could not even be offered."""
+        with self._changed:
+            self.counters.images_received += 1
+            self.counters.images_broken += 1
+
+    def request_init(self, request: InitRequest) -> None:
+        """Ask to follow a box; the answer is an INITIALIZED or REJECTED event."""
+        with self._changed:
+            self._waiting.append(request)
+            dropped = self._waiting.pop(0) if len(self._waiting) > _MAX_WAITING else None
+            self._changed.notify_all()
+        if dropped is not None:
+            self.refuse(dropped, Reason.TOO_MANY_TARGETS, f"more than {_MAX_WAITING} boxes wait for an image")
+
+    def refuse(self, request: InitRequest, reason: Reason, text: str) -> None:
+        """Count a box that is not accepted and say so."""
+        with self._changed:
+            self.counters.inits_rejected += 1
+            shown_id = request.target_id[:MAX_ID_LENGTH]
+            self._observer.on_event(
+                TargetEvent(EventType.REJECTED, shown_id, 0, request.stamp_ns, request.tag, reason, text)
+            )
+
+    def cancel(self, target_id: str | None = None) -> list[str]:
+        """Drop one target, or all with None, and boxes that still wait; returns the ids that were dropped."""
+        with self._changed:
+            waiting = [r for r in self._waiting if target_id is None or r.target_id == target_id]
+            self._waiting = [r for r in self._waiting if r not in waiting]
+            ids = list(self._targets) if target_id is None else [i for i in (target_id,) if i in self._targets]
+            for name in ids:
+                self._drop(name)
+            for request in waiting:
+                self._observer.on_event(
+                    TargetEvent(EventType.CANCELLED, request.target_id, 0, request.stamp_ns, request.tag)
+                )
+            return ids + [r.target_id for r in waiting]
+
+    def apply_settings(self, settings: SessionSettings) -> None:
+        """Use new settings from the next frame on; targets beyond a lower `max_targets` stay."""
+        with self._changed:
+            self._settings = settings
+            self._buffer.resize(settings.frame_buffer_duration, settings.frame_buffer_bytes)
+            for followed in self._targets.values():
+                followed.target.settings = settings.target
+
+    def wake(self) -> None:
+        """Make a waiting `work` return."""
+        with self._changed:
+            self._changed.notify_all()
+
+    # -- the worker thread --------------------------------------------------------------------------------------
+
+    def work(self, timeout_s: float) -> bool:
+        """Do one piece of work, waiting up to `timeout_s` for it; True if there was some.
+
+        In this order: boxes that wait, the newest frame for all targets that are up to date, one buffered frame for
+        a target that is not.
+        """
+        with self._changed:
+            if self._next is None and not self._can_start() and not self._behind():
+                self._changed.wait(timeout_s)
+            taken, self._next = self._next, None
+        started = time.perf_counter()
+        begun = self._start_waiting()
+        if taken is not None:
+            self._answer(taken, started)
+            return True
+        behind = self._behind()
+        if behind:
+            self._catch_up(behind[0], started)
+        return begun or bool(behind)
+
+    def _can_start(self) -> bool:
+        newest = self._buffer.newest
+        return newest is not None and any(self._is_due(r, newest) for r in self._waiting)
+
+    def _behind(self) -> list[str]:
+        with self._changed:
+            return [name for name, f in self._targets.items() if f.catch_up_until is not None]
+
+    def _too_old(self, age_ns: int) -> bool:
+        limit = self._settings.max_image_age
+        return limit > 0.0 and age_ns > limit * NANOSECONDS
+
+    @staticmethod
+    def _is_due(request: InitRequest, newest: StampedFrame) -> bool:
+        """Whether the request can be decided now: not while its image may still be on its way."""
+        ahead = request.stamp_ns - newest.stamp_ns
+        return not _STAMP_TOLERANCE_NS < ahead <= _FUTURE_TOLERANCE_NS
+
+    def _start_waiting(self) -> bool:
+        with self._changed:
+            newest = self._buffer.newest
+            if newest is None:
+                return False
+            due = [r for r in self._waiting if self._is_due(r, newest)]
+            self._waiting = [r for r in self._waiting if r not in due]
+        for request in due:
+            try:
+                self._start(request)
+            except _Refused as refusal:
+                self.refuse(request, refusal.reason, str(refusal))
+            except Exception as error:  # a bug must not end the worker; the requester is told
+                self._observer.on_failure("starting on a box failed", error)
+                self.refuse(request, Reason.INTERNAL_ERROR, repr(error))
+        return bool(due)
+
+    def _start(self, request: InitRequest) -> None:
+        """Begin a target on the frame its box was drawn on."""
+        target_id = request.target_id
+        if len(target_id) > MAX_ID_LENGTH or not (target_id == "" or target_id.isprintable()):
+            raise _Refused(
+                Reason.ID_INVALID,
+                f"id {target_id[:40]!r} ({len(target_id)} characters): at most {MAX_ID_LENGTH}, all printable",
+            )
+        with self._changed:
+            source = self._frame_of(request)
+            settings = self._settings
+            self._check_room(target_id)
+        try:
+            target = Target(self._network, settings.target, source.frame, request.box, source.stamp)
+        except BoxOutsideImageError as error:
+            raise _Refused(Reason.BOX_OUTSIDE_IMAGE, str(error)) from error
+        except BoxError as error:
+            raise _Refused(Reason.BOX_INVALID, str(error)) from error
+        except FrameError as error:
+            raise _Refused(Reason.IMAGE_INVALID, str(error)) from error
+        with self._changed:
+            if not target_id:
+                target_id = self._new_id()
+            self._sessions += 1
+            catch_up_until = time.monotonic() + _CATCH_UP_S if self._buffer.after(source.stamp_ns) else None
+            self._targets[target_id] = _Followed(target, self._sessions, source.stamp_ns, catch_up_until)
+            self.counters.inits_accepted += 1
+            offset_ns = source.stamp_ns - request.stamp_ns if request.stamp_ns else 0
+            text = f"box applied to an image {offset_ns / 1e6:+.1f} ms from its stamp" if offset_ns else ""
+            self._observer.on_event(
+                TargetEvent(
+                    EventType.INITIALIZED, target_id, self._sessions, source.stamp_ns, source.tag, text=text
+                )
+            )
+
+    def _check_room(self, target_id: str) -> None:
+        limit = self._settings.max_targets
+        if target_id not in self._targets and len(self._targets) >= limit:
+            raise _Refused(
+                Reason.TOO_MANY_TARGETS,
+                f"following {len(self._targets)} of at most {limit} targets already ({', '.join(self._targets)}): "
+                "use one of their ids, or cancel one",
+            )
+
+    def _new_id(self) -> str:
+        while True:
+            self._names += 1
+            name = f"target_{self._names}"
+            if name not in self._targets:
+                return name
+
+    def _frame_of(self, request: InitRequest) -> StampedFrame:
+        """The buffered frame a box was drawn on."""
+        newest, oldest = self._buffer.newest, self._buffer.oldest
+        if newest is None or oldest is None:
+            raise _Refused(Reason.STAMP_TOO_OLD, "the frame buffer is empty")
+        if request.stamp_ns == 0:
+            return newest
+        if request.stamp_ns > newest.stamp_ns + _STAMP_TOLERANCE_NS:
+            ahead = (request.stamp_ns - newest.stamp_ns) / NANOSECONDS
+            raise _Refused(Reason.STAMP_IN_FUTURE, f"the box is {ahead:.3f} s newer than the newest image")
+        if request.stamp_ns < oldest.stamp_ns - _STAMP_TOLERANCE_NS:
+            behind = (newest.stamp_ns - request.stamp_ns) / NANOSECONDS
+            span = (newest.stamp_ns - oldest.stamp_ns) / NANOSECONDS
+            raise _Refused(
+                Reason.STAMP_TOO_OLD,
+                f"the box is {behind:.3f} s older than the newest image, but the buffer reaches back {span:.3f} s",
+            )
+        found = self._buffer.nearest(request.stamp_ns)
+        assert found is not None  # the buffer is not empty
+        return found
+
+    def _answer(self, taken: StampedFrame, started: float) -> None:
+        """The newest frame for all targets that are up to date."""
+        if self._too_old(self._clock_ns() - taken.stamp_ns):
+            with self._changed:
+                self.counters.images_too_old += 1
+            return
+        with self._changed:
+            current = [(n, f) for n, f in self._targets.items() if f.catch_up_until is None]
+            # A target that began on this very frame has nothing to look for in it.
+            current = [(n, f) for n, f in current if f.stamp_ns != taken.stamp_ns]
+        if current and not self._is_usable(taken):
+            return
+        answers = []
+        for name, followed in current:
+            result = self._update(followed, taken)
+            if result is not None:
+                answers.append((name, followed, result))
+        self._report(taken, answers, started)
+
+    def _catch_up(self, name: str, started: float) -> None:
+        """One buffered frame for one target that began on an older one."""
+        with self._changed:
+            followed = self._targets.get(name)
+            if followed is None or followed.catch_up_until is None:
+                return
+            ahead = self._buffer.after(followed.stamp_ns)
+            if not ahead:
+                followed.catch_up_until = None
+                return
+            left_s = followed.catch_up_until - time.monotonic()
+        affordable = max(int(left_s / self._update_s), 1)
+        source = ahead[min(math.ceil(len(ahead) / affordable), len(ahead)) - 1]
+        result = self._update(followed, source) if self._is_usable(source) else None
+        followed.stamp_ns = source.stamp_ns
+        with self._changed:
+            self.counters.catch_up_frames += 1
+            if self._buffer.after(source.stamp_ns):
+                return
+            followed.catch_up_until = None
+            if self._next is not None and self._next.stamp_ns == source.stamp_ns:
+                # Answered now: the worker need not take it again for this target alone.
+                if len(self._targets) == 1:
+                    self._next = None
+        if result is not None:
+            self._report(source, [(name, followed, result)], started)
+
+    def _is_usable(self, source: StampedFrame) -> bool:
+        """Whether the frame's pixels can be had: a compressed one is only decoded, and counted as broken, here."""
+        try:
+            return source.frame.height > 0
+        except FrameError as error:
+            with self._changed:
+                self.counters.images_broken += 1
+            self._observer.on_failure("image not usable", error)
+            return False
+
+    def _update(self, followed: _Followed, source: StampedFrame) -> TrackResult | None:
+        """One update; failures are counted and reported, the target stays as it was."""
+        started = time.perf_counter()
+        try:
+            result = followed.target.update(source.frame, source.stamp)
+        except Exception as error:  # one bad frame or a bug must not end the worker
+            with self._changed:
+                self.counters.update_failures += 1
+            self._observer.on_failure("update failed", error)
+            return None
+        followed.stamp_ns = source.stamp_ns
+        self._update_s += 0.1 * (time.perf_counter() - started - self._update_s)
+        return result
+
+    def _report(
+        self, source: StampedFrame, answers: list[tuple[str, _Followed, TrackResult]], started: float
+    ) -> None:
+        """Tell the observer, leaving out targets that were cancelled or replaced meanwhile."""
+        with self._changed:
+            alive = [(n, f, r) for n, f, r in answers if self._targets.get(n) is f]
+            reports = [TargetReport(n, f.session, r) for n, f, r in alive]
+            last_stamp_ns, last = self._last_answer
+            if last_stamp_ns == source.stamp_ns:
+                # A target that has just caught up joins the others' answer to the same frame.
+                reports = [r for r in last if self._is_current(r)] + reports
+            report = FrameReport(source, tuple(reports), time.perf_counter() - started)
+            self._last_answer = (source.stamp_ns, report.targets)
+            if reports:
+                self.counters.images_answered += 1
+            self._observer.on_report(report)
+            for name, followed, result in alive:
+                event = _state_event(name, followed.session, source, result)
+                if event is not None:
+                    self._observer.on_event(event)
+
+    def _is_current(self, report: TargetReport) -> bool:
+        followed = self._targets.get(report.target_id)
+        return followed is not None and followed.session == report.session
+
+    def _drop(self, name: str) -> None:
+        followed = self._targets.pop(name)
+        newest = self._buffer.newest
+        self._observer.on_event(
+            TargetEvent(
+                EventType.CANCELLED,
+                name,
+                followed.session,
+                newest.stamp_ns if newest else followed.stamp_ns,
+                newest.tag if newest else None,
+            )
+        )
+
+
+def _state_event(name: str, session: int, source: StampedFrame, result: TrackResult) -> TargetEvent | None:
+    """The event that a change of state is."""
+    if result.state is result.previous_state:
+        return None
+    kind = {
+        TrackState.TRACKING: EventType.RECOVERED,
+        TrackState.UNCERTAIN: EventType.UNCERTAIN,
+        TrackState.LOST: EventType.LOST,
+    }[result.state]
+    signals = result.signals
+    text = (
+        f"{result.previous_state.name} -> {result.state.name}: reliability {result.reliability:.2f} "
+        f"(peak {signals.peak:.2f}, PSR {signals.psr:.1f}, APCE {signals.apce:.1f}, "
+        f"motion {signals.motion_distance:.1f})"
+    )
+    duration = result.not_tracking_for if kind is EventType.RECOVERED else 0.0
+    return TargetEvent(kind, name, session, source.stamp_ns, source.tag, text=text, duration=duration)

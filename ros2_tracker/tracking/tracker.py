@@ -1,0 +1,91 @@
+"""The ROS-free API: one tracker, one target, one call a frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ros2_tracker.tracking.frame import frame_from_array
+from ros2_tracker.tracking.network import TrackingNetwork
+from ros2_tracker.tracking.result import TrackResult
+from ros2_tracker.tracking.settings import TargetSettings
+from ros2_tracker.tracking.target import Target
+
+ASSUMED_FRAME_PERIOD_S = 1.0 / 30.0
+"""Between frames that come without a stamp."""
+
+
+class Tracker:
+    """Follows one object through frames given as H x W x 3 uint8 BGR arrays."""
+
+    def __init__(self, network: TrackingNetwork, settings: TargetSettings | None = None) -> None:
+        """A tracker on a loaded network; most callers want `Tracker.load`."""
+        self.network = network
+        self._settings = settings or TargetSettings()
+        self._target: Target | None = None
+        self._stamp = 0.0
+
+    @classmethod
+    def load(
+        cls,
+        model: str = "default",
+        engine: str = "auto",
+        precision: str = "auto",
+        weights: str | Path | None = None,
+        settings: TargetSettings | None = None,
+    ) -> Tracker:
+        """Load a model variant by name.
+
+        Args:
+            model: a variant's name (`ros2-tracker models` lists them).
+            engine: `auto` or an engine's name.
+            precision: `auto` or a precision's name.
+            weights: another weights file for the variant.
+            settings: thresholds; the defaults fit most cameras.
+
+        Raises:
+            ValueError: unknown model, engine or precision.
+            FileNotFoundError: the weights are not there.
+            EngineError: the engine is not installed or refuses the file.
+
+        """
+        return cls(TrackingNetwork.load(model, engine, precision, weights), settings)
+
+    def init(self, frame: NDArray[np.uint8], box: Sequence[float], stamp: float | None = None) -> None:
+        """Start on the target in `box` = (x, y, w, h) px, top-left origin, of `frame` (H x W x 3 uint8 BGR).
+
+        `stamp` is the frame's time in seconds; without stamps frames count as 1/30 s apart.
+
+        Raises:
+            ValueError: a frame or box that cannot be used; a target followed so far goes on unchanged.
+
+        """
+        image = frame_from_array(frame)
+        start = 0.0 if stamp is None else _checked_stamp(stamp)
+        self._target = Target(self.network, self._settings, image, tuple(box), start)
+        self._stamp = start
+
+    def update(self, frame: NDArray[np.uint8], stamp: float | None = None) -> TrackResult:
+        """Find the target in the next frame.
+
+        Raises:
+            RuntimeError: called before `init`.
+            ValueError: a frame that cannot be used. The tracker's state is unchanged.
+
+        """
+        if self._target is None:
+            raise RuntimeError("Tracker.update called before Tracker.init: there is no target to follow")
+        now = self._stamp + ASSUMED_FRAME_PERIOD_S if stamp is None else _checked_stamp(stamp)
+        result = self._target.update(frame_from_array(frame), now)
+        self._stamp = now
+        return result
+
+
+def _checked_stamp(stamp: float) -> float:
+    if not math.isfinite(stamp):
+        raise ValueError(f"stamp is {stamp!r}, must be a finite number of seconds")
+    return float(stamp)
