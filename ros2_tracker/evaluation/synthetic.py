@@ -135,10 +135,10 @@ class SyntheticClip:
         """Runs across the target's path just before it at `_CROSSING_S`."""
         meeting, away = self._target_pose(_CROSSING_S), t - _CROSSING_S
         return _Pose(
-            x=meeting.x + self._unit * (0.15 + 0.16 * away),
-            y=meeting.y - self._unit * 0.26 * away,
+            x=meeting.x + self._unit * (0.19 + 0.04 * away),
+            y=meeting.y + self._unit * 0.30 * away,
             scale=0.95,
-            angle=-0.7,
+            angle=1.35,
         )
 
     def _lorry_corner(self, t: float) -> tuple[int, int]:
@@ -226,6 +226,8 @@ def _landscape(rng: np.random.Generator, width: int, height: int, unit: float) -
     image += path[..., None] * (_blend((120, 140, 152), (168, 182, 190), ground[..., 0] / 255.0) - image)
 
     texture = _smooth_noise(rng, width, height, 0.025 * unit)
+    stones = _blend((70, 74, 78), (196, 200, 204), texture)
+    bushes = _blend((24, 58, 40), (70, 140, 96), texture)
     for _ in range(46):
         stone = rng.random() < 0.5
         centre = (int(rng.integers(0, width)), int(rng.integers(0, height)))
@@ -233,10 +235,8 @@ def _landscape(rng: np.random.Generator, width: int, height: int, unit: float) -
         axes = (max(round(radius), 2), max(round(radius * float(rng.uniform(0.55, 0.95))), 2))
         shadow = (centre[0] + round(0.35 * radius), centre[1] + round(0.4 * radius))
         turn = float(rng.uniform(0, 180))
-        dark = (70, 74, 78) if stone else (24, 58, 40)
-        light = (196, 200, 204) if stone else (70, 140, 96)
         _spot(image, shadow, axes, turn, np.float32((26, 34, 34)), 0.5, 0.006 * unit)
-        _spot(image, centre, axes, turn, _blend(dark, light, texture), 1.0, 0.002 * unit)
+        _spot(image, centre, axes, turn, stones if stone else bushes, 1.0, 0.002 * unit)
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
@@ -250,11 +250,19 @@ def _spot(
     blur: float,
 ) -> None:
     """Blend an ellipse of one colour, or of a picture of the image's size, into the image, in place."""
-    mask = np.zeros(image.shape[:2], np.float32)
-    cv2.ellipse(mask, centre, axes, turn, 0, 360, strength, -1, cv2.LINE_AA)
+    reach = max(axes) + math.ceil(3.0 * blur) + 2
+    x0, y0 = max(centre[0] - reach, 0), max(centre[1] - reach, 0)
+    part = image[y0 : max(centre[1] + reach, 0), x0 : max(centre[0] + reach, 0)]
+    if part.size == 0:
+        return
+    mask = np.zeros(part.shape[:2], np.uint8)
+    cv2.ellipse(mask, (centre[0] - x0, centre[1] - y0), axes, turn, 0, 360, 255, -1, cv2.LINE_AA)
+    weight = mask.astype(np.float32) * (strength / 255.0)
     if blur > 0.3:
-        mask = cv2.GaussianBlur(mask, (0, 0), blur)
-    image += mask[..., None] * (color - image)
+        weight = cv2.GaussianBlur(weight, (0, 0), blur)
+    if color.ndim == 3:
+        color = color[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]]
+    part += weight[..., None] * (color - part)
 
 
 def _creature(
