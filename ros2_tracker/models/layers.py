@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ class Mlp(nn.Module):
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., widths[0]) -> (..., widths[-1])."""
@@ -111,7 +112,7 @@ class ConvTowers(nn.Module):
         super().__init__()
         widths = (in_channels, width, width // 2, width // 4, width // 8)
         for tower, out_channels in towers.items():
-            for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+            for i, (a, b) in enumerate(pairwise(widths), start=1):
                 block = nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
                 self.add_module(f"conv{i}_{tower}", block)
             self.add_module(f"conv5_{tower}", nn.Conv2d(widths[-1], out_channels, 1))
@@ -124,7 +125,7 @@ class ConvTowers(nn.Module):
 
 
 class RepVggBlock(nn.Module):
-    """ReLU(3x3 conv + BN, 1x1 conv + BN, identity BN where shapes permit), which `fuse` turns into one 3x3 (SPEC 2.7)."""
+    """ReLU of 3x3 conv + BN, 1x1 conv + BN and, where shapes permit, BN alone; `fuse` makes one 3x3 of it (SPEC 2.7)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int = 1, norm: Callable[[int], nn.Module] = nn.BatchNorm2d

@@ -1,6 +1,6 @@
-"""OSTrack (ECCV 2022, arXiv 2203.11991): one ViT over template and search tokens, a centre head (SPEC 1).
+r"""OSTrack (ECCV 2022, arXiv 2203.11991): one ViT over template and search tokens, a centre head (SPEC 1).
 
-    template -> patches + position \\
+    template -> patches + position \
                                      12 joint blocks, 3 of which drop search tokens -> LN -> centre head -> three maps
     search   -> patches + position /
 
@@ -10,16 +10,17 @@ Entries are named as in the official checkpoints.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ros2_tracker.models.layers import ConvTowers, to_map, to_tokens
+from ros2_tracker.models.variant import Variant
 
 PATCH = 16
 _SCORE_MIN = 1e-4
@@ -60,20 +61,14 @@ class OSTrackSettings:
     heads: int = 12
     elimination: Elimination | None = None
 
-    @classmethod
-    def from_variant(cls, template_size: int, search_size: int, network: Mapping[str, Any]) -> OSTrackSettings:
-        """Settings from a variant's YAML; `network` may hold `elimination`. TypeError, ValueError: unknown settings."""
-        values = dict(network)
-        eliminating = values.pop("elimination", None)
-        if eliminating is not None:
-            eliminating = Elimination(
-                **{
-                    **eliminating,
-                    "blocks": tuple(eliminating["blocks"]),
-                    "template_range": TemplateRange(eliminating["template_range"]),
-                }
-            )
-        return cls(template_size, search_size, elimination=eliminating, **values)
+
+def from_variant(variant: Variant) -> OSTrack:
+    """Network of a variant; its `network` holds `elimination` (the fields of `Elimination`), or nothing for none."""
+    chosen = variant.network.get("elimination")
+    elimination = chosen and Elimination(
+        tuple(chosen["blocks"]), float(chosen["keep_ratio"]), TemplateRange(chosen["template_range"])
+    )
+    return OSTrack(OSTrackSettings(variant.template.size, variant.search.size, elimination=elimination))
 
 
 class BackboneOutput(NamedTuple):

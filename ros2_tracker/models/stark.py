@@ -1,8 +1,8 @@
-"""STARK (ICCV 2021, arXiv 2103.17154): CNN features, a transformer over templates and search, corners (SPEC 2).
+r"""STARK (ICCV 2021, arXiv 2103.17154): CNN features, a transformer over templates and search, corners (SPEC 2).
 
-    template(s) -> CNN -> tokens, kept  \\
-                                         encoder -> decoder (one query) -> corner head -> box
-    search      -> CNN -> tokens        /                              \\-> score head (ST): renew a template?
+    template(s) -> CNN -> tokens, kept \
+                                        encoder -> decoder (one query) -> corner head -> box
+    search      -> CNN -> tokens       /                              \-> score head (ST): renew a template?
 
 STARK-Lightning has a RepVGG for the CNN, one encoder layer from search to all tokens, no decoder and a lighter head.
 Entries are named as in the official checkpoints.
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ from ros2_tracker.models.layers import (
     to_map,
     to_tokens,
 )
+from ros2_tracker.models.variant import Variant
 
 STRIDE = 16
 
@@ -47,10 +48,14 @@ class StarkSettings:
     """Of the encoder and of the decoder."""
     hidden: int = 2048
 
-    @classmethod
-    def from_variant(cls, network: Mapping[str, Any]) -> StarkSettings:
-        """Settings from a variant's YAML; TypeError for unknown ones."""
-        return cls(**{**network, "depths": tuple(network.get("depths", cls().depths))})
+
+def from_variant(variant: Variant) -> Stark | StarkLightning:
+    """Network of a variant; its `network` holds `backbone` (resnet50, resnet101, repvgg-a0) and `score_head`."""
+    backbone = variant.network["backbone"]
+    if backbone == "repvgg-a0":
+        return StarkLightning(variant.template.size, variant.search.size)
+    depths = {"resnet50": (3, 4, 6), "resnet101": (3, 4, 23)}[backbone]
+    return Stark(StarkSettings(depths, score_head=bool(variant.network["score_head"])))
 
 
 class Features(NamedTuple):

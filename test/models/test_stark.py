@@ -35,7 +35,7 @@ CASES = {
 
 def inputs(expected, seed):
     """(name, image, padded) per template and for the search region."""
-    names = ["template", "template2"][: len(expected["pads"]) - 1] + ["search"]
+    names = [*["template", "template2"][: len(expected["pads"]) - 1], "search"]
     for name, pads in zip(names, expected["pads"], strict=True):
         size = 320 if name == "search" else 128
         padded = torch.from_numpy(fixgen.make_mask((size, size), pads))
@@ -48,10 +48,10 @@ def run(model, expected, seed):
     z = [model.template(image, padded) for _, image, padded in templates]
     x = model.search(*search[1:])
     kept = {}
-    hooks = [
-        model.transformer.encoder.register_forward_hook(lambda m, i, o: kept.update(encoder=o)),
-        *([model.transformer.decoder.register_forward_hook(lambda m, i, o: kept.update(hs=o))] if "hs" in expected else []),
-    ]  # fmt: skip
+    transformer = model.transformer
+    hooks = [transformer.encoder.register_forward_hook(lambda m, i, o: kept.update(encoder=o))]
+    if "hs" in expected:
+        hooks.append(transformer.decoder.register_forward_hook(lambda m, i, o: kept.update(hs=o)))
     output = model(z, x)
     for hook in hooks:
         hook.remove()

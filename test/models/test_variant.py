@@ -1,0 +1,32 @@
+import pytest
+
+from ros2_tracker.models import variant as module
+from ros2_tracker.models.variant import WeightsMissingError, load_variant, variant_names
+
+
+def test_families_of_the_interfaces_are_there():
+    names = {"ostrack-b256", "ostrack-b384", "stark-s50", "stark-st50", "stark-st101", "stark-lightning"}
+    assert names <= set(variant_names())
+
+
+@pytest.mark.parametrize("name", variant_names())
+def test_every_variant_loads(name):
+    variant = load_variant(name)
+    assert variant.name == name
+    assert variant.graph or variant.weights
+
+
+def test_missing_weights_are_named_with_the_way_to_get_them(tmp_path):
+    variant = load_variant("ostrack-b256")
+    with pytest.raises(WeightsMissingError, match=r"ostrack-b256.*nowhere\.safetensors.*import-checkpoint"):
+        variant.require_weights(tmp_path / "nowhere.safetensors")
+    with pytest.raises(WeightsMissingError, match="no ONNX graph is shipped"):
+        variant.require_graph()
+
+
+def test_wrong_field_is_named(tmp_path, monkeypatch):
+    text = (module.VARIANTS_DIR / "stark-st50.yaml").read_text().replace("confidence:", "confidance:")
+    (tmp_path / "broken.yaml").write_text(text)
+    monkeypatch.setattr(module, "VARIANTS_DIR", tmp_path)
+    with pytest.raises(ValueError, match=r"broken\.yaml.*confidance"):
+        load_variant("broken")
