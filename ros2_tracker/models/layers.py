@@ -125,7 +125,7 @@ class ConvTowers(nn.Module):
 
 
 class RepVggBlock(nn.Module):
-    """ReLU of 3x3 conv + BN, 1x1 conv + BN and, where shapes permit, BN alone; `fuse` makes one 3x3 of it (SPEC 2.7)."""
+    """ReLU of 3x3 conv + BN, 1x1 conv + BN and where possible BN alone; `fuse` makes one 3x3 of it (SPEC 2.7)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, stride: int = 1, norm: Callable[[int], nn.Module] = nn.BatchNorm2d
