@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ros2_tracker.models.build import build_network
+from ros2_tracker.models.build import build_network, listed, misfits
 from ros2_tracker.models.variant import Variant, load_variant
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ _UNUSED_ENDING = ".num_batches_tracked"
 
 
 class CheckpointError(ValueError):
-    """A file that is not taken; `problems` names each reason."""
+    """A file that is not taken. The text names the first reasons, `problems` all of them, one by one."""
 
     def __init__(self, file: Path, problems: list[str]) -> None:
-        super().__init__(f"{file}: {'; '.join(problems)}")
+        super().__init__(f"{file}: {listed(problems)}")
         self.problems = tuple(problems)
 
 
@@ -157,15 +157,8 @@ def _first_line(error: Exception) -> str:
 def _fitted(weights: dict[str, Tensor], variant: Variant, file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Weights exactly as the variant's network has them, and the names left out; CheckpointError names what differs."""
     expected = build_network(variant, empty=True).state_dict()
-    extra = [name for name in weights if name not in expected]
-    unused = [name for name in extra if name in _UNUSED_ENTRIES or name.endswith(_UNUSED_ENDING)]
-    problems = [f"entry {name} is missing" for name in expected if name not in weights]
-    problems += [f"entry {name} is not of {variant.name}" for name in extra if name not in unused]
-    problems += [
-        f"entry {name} has shape {tuple(weights[name].shape)}, {variant.name} needs {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
+    unused = [n for n in weights if n not in expected and (n in _UNUSED_ENTRIES or n.endswith(_UNUSED_ENDING))]
+    problems = misfits({name: value for name, value in weights.items() if name not in unused}, expected)
     if problems:
         raise CheckpointError(file, problems)
     fitted = {name: weights[name].to(value.dtype).contiguous().clone() for name, value in expected.items()}

@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="checkpoints are read with torch")
 safetensors = pytest.importorskip("safetensors", reason="weights are kept as safetensors")
 
-from ros2_tracker.models.build import build_network  # noqa: E402
+from ros2_tracker.models.build import build_network, load_network  # noqa: E402
 from ros2_tracker.models.checkpoint import CheckpointError, import_checkpoint, read_weights  # noqa: E402
-from ros2_tracker.models.variant import load_variant  # noqa: E402
+from ros2_tracker.models.variant import WeightsMissingError, load_variant  # noqa: E402
 
 MODEL = "stark-lightning"
 FORMATS = {"zip": True, "legacy": False}
@@ -95,6 +95,26 @@ def test_official_container_becomes_safetensors(kind, tmp_path, foreign):
             assert torch.equal(file.get_tensor(name), value)
     assert os.listdir(output.parent) == ["out.safetensors"]
     assert "lib" not in sys.modules
+
+
+def test_imported_weights_run(tmp_path):
+    weights, output = state_dict(), tmp_path / "o.safetensors"
+    save({"net": weights}, tmp_path / "c.pth", "zip")
+    import_checkpoint(tmp_path / "c.pth", MODEL, output)
+    variant = load_variant(MODEL)
+    network = load_network(variant, output)
+    assert not network.training
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in weights.items())
+    features = network.template(torch.zeros(1, 3, 128, 128), torch.zeros(1, 128, 128, dtype=torch.bool))
+    assert features.tokens.shape == (1, 64, 128)
+    with pytest.raises(ValueError, match=r"stark-s50.*o\.safetensors.*conv1\.weight is missing.*more"):
+        load_network(load_variant("stark-s50"), output)
+    output.write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"o\.safetensors"):
+        load_network(variant, output)
+    output.unlink()
+    with pytest.raises(WeightsMissingError, match="import-checkpoint"):
+        load_network(variant, output)
 
 
 def test_bare_weights_are_taken(tmp_path):
@@ -182,8 +202,8 @@ def test_each_entry_that_does_not_fit_is_named(tmp_path):
         import_checkpoint(tmp_path / "c.pth", MODEL, tmp_path / "o.safetensors")
     assert caught.value.problems == (
         "entry bottleneck.bias is missing",
-        "entry head.extra is not of stark-lightning",
-        "entry bottleneck.weight has shape (128, 96, 1, 1), stark-lightning needs (128, 192, 1, 1)",
+        "entry head.extra is not expected",
+        "entry bottleneck.weight has shape (128, 96, 1, 1) instead of (128, 192, 1, 1)",
     )
 
 
