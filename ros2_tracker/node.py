@@ -7,6 +7,7 @@ looks. docs/data_path.md follows one image through them.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PolygonStamped, Vector3, Vector3Stamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -40,6 +40,11 @@ from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.frame_buffer import StampedFrame
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.session import MAX_ID_LENGTH, TrackingSession
+
+try:
+    from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 
 SELECTOR_ID = "selected"
 """Id of the target that selectors without ids (~/init_roi, ~/init_polygon) choose: a new choice replaces the old."""
@@ -231,12 +236,13 @@ class TrackerNode(LifecycleNode):
             msg.width, msg.height, msg.distortion_model, bytes(msg.k), tuple(msg.d), msg.binning_x, msg.binning_y,
             roi.x_offset, roi.y_offset, roi.width, roi.height,
         )  # fmt: skip
-        if key == self._camera_info_key:
-            return
-        self._camera_info_key = key
-        self._bearing = BearingModel.from_camera_info(msg)
+        if key != self._camera_info_key:
+            self._camera_info_key = key
+            self._bearing = BearingModel.from_camera_info(msg)
+            if self._bearing is None:
+                self.get_logger().warning(f"no bearing: {why_no_bearing(msg)}", throttle_duration_sec=_LOG_PERIOD_S)
         if self._bearing is None:
-            self.get_logger().warning(f"no bearing: {why_no_bearing(msg)}", throttle_duration_sec=_LOG_PERIOD_S)
+            self._counters.camera_infos_unusable += 1
 
     def _on_init(self, msg: Detection2D) -> None:
         stamped = boxes.from_detection(msg)
@@ -342,7 +348,7 @@ class TrackerNode(LifecycleNode):
         if event.type is EventType.REJECTED:
             self.get_logger().warning(f"{text}: {event.reason.name}: {event.text}", throttle_duration_sec=1.0)
         else:
-            self.get_logger().info(f"{text} (session {event.session}) {event.text}".rstrip(), throttle_duration_sec=0.1)
+            self.get_logger().info(f"{text} (session {event.session}) {event.text}".rstrip())
 
     def on_failure(self, what: str, error: Exception) -> None:
         """Log, at most once in a while."""
@@ -402,6 +408,7 @@ class TrackerNode(LifecycleNode):
     def _tracking_status(self) -> DiagnosticStatus:
         values: dict[str, object] = {
             "targets": ", ".join(self._session.target_ids) if self._session is not None else "",
+            "debug_images": self._debug.drawn if self._debug is not None else 0,
             "answer_rate_hz": self._answer_rate.rate(self._counters.images_answered, time.monotonic()),
         }
         for name, window in self._latencies.items():
@@ -444,10 +451,13 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        # Ctrl-C under `ros2 launch` comes twice, from the terminal and from launch; the first is obeyed already.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         node.close()
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more: rclpy has put its predecessor's handler back
     return 0
 
 

@@ -106,6 +106,8 @@ class Counters:
     catch_up_frames: int = 0
     update_failures: int = 0
     cancels_unknown: int = 0
+    camera_infos_unusable: int = 0
+    """From which no bearing follows; each message counts, also when it repeats the last."""
 
     def as_dict(self) -> dict[str, int]:
         """Name -> value."""
