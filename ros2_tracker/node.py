@@ -214,8 +214,13 @@ class TrackerNode(LifecycleNode):
             # A driver that does not stamp: the arrival is the best there is.
             self._unstamped += 1
             stamp_ns = self.get_clock().now().nanoseconds
-        too_old = self._counters.images_too_old
+        too_old, out_of_order = self._counters.images_too_old, self._counters.images_out_of_order
         self._session.push(StampedFrame(stamp_ns, frame, n_bytes, header))
+        if self._counters.images_out_of_order > out_of_order:
+            self.get_logger().warning(
+                f"image with stamp {stamp_ns / 1e9:.6f} s is not newer than the one before: dropped",
+                throttle_duration_sec=_LOG_PERIOD_S,
+            )
         if self._counters.images_too_old > too_old:
             age_s = (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
             self.get_logger().warning(

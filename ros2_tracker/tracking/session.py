@@ -115,7 +115,8 @@ class TrackingSession:
             if age_ns < -_FUTURE_TOLERANCE_NS:
                 self.counters.images_in_future += 1
             newest = self._buffer.newest
-            if newest is not None and frame.stamp_ns < newest.stamp_ns:
+            if newest is not None and frame.stamp_ns <= newest.stamp_ns:
+                # Equal stamps as well: a stamp is what tells one image from another.
                 if newest.stamp_ns - frame.stamp_ns <= _TIME_JUMP_NS:
                     self.counters.images_out_of_order += 1
                     return

@@ -26,7 +26,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header, String
 from vision_msgs.msg import Detection2D
 
-SEED = 8
+SEED = 20261107
 N_MALFORMED = 2000
 N_COMPRESSED = 200
 MAX_IMAGE_AGE_S = 60.0
