@@ -440,12 +440,30 @@ class TrackerNode(LifecycleNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; exit status 1 when a parameter is not valid."""
-    rclpy.init(args=None if args is None else list(args))
+    try:
+        rclpy.init(args=None if args is None else list(args))
+    except RuntimeError as error:  # rcl cannot read a parameter file, or what follows --ros-args
+        print(f"tracker_node: {error}", file=sys.stderr)
+        return 1
+    try:
+        return _run()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except Exception:
+        # A signal while the node is being made shuts ROS down under it, and whatever it makes next fails.
+        if rclpy.ok():
+            raise
+        return 0
+    finally:
+        rclpy.try_shutdown()
+        _ignore_sigint()  # rclpy has put back the handler that it found
+
+
+def _run() -> int:
     try:
         node = TrackerNode()
     except (ValueError, ParameterException) as error:
         print(f"tracker_node: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
         return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -453,17 +471,17 @@ def main(args: Sequence[str] | None = None) -> int:
         if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()
         executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     finally:
-        # Ctrl-C under `ros2 launch` comes twice, from the terminal and from launch; the first is obeyed already.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _ignore_sigint()
         node.close()
         executor.shutdown()
         node.destroy_node()
-        rclpy.try_shutdown()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more: rclpy has put its predecessor's handler back
     return 0
+
+
+def _ignore_sigint() -> None:
+    """Ctrl-C under `ros2 launch` comes twice, from the terminal and from launch; the first is being obeyed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

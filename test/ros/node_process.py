@@ -37,7 +37,6 @@ from std_srvs.srv import Trigger
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 ROOT = Path(__file__).resolve().parents[2]
-FASTDDS_PROFILE = ROOT / "config" / "fastdds_profile.xml"
 WAIT_S = 30.0
 """Upper bound of one wait: generous, because a loaded machine may stall; a wait ends as soon as it is fulfilled."""
 
@@ -98,17 +97,20 @@ class NodeProcess:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
-    def stop(self) -> int:
-        """End it as Ctrl-C does; its exit status."""
+    def stop(self, *signals: int) -> int:
+        """End it as Ctrl-C does, or by these signals in short succession; its exit status."""
         assert self._process is not None
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+        for number in signals or (signal.SIGINT,):
+            if self._process.poll() is None:
+                self._process.send_signal(number)
+                if signals:
+                    time.sleep(0.02)
         try:
             return self._process.wait(WAIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            text = f"the node did not end within {WAIT_S:g} s of SIGINT:\n{self.output[-4000:]}"
+            text = f"the node did not end within {WAIT_S:g} s of a signal:\n{self.output[-4000:]}"
             raise AssertionError(text) from None
 
     @property

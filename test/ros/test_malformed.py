@@ -217,7 +217,6 @@ class Sender:
         mark = self.node.events.mark
         publisher.publish(msg)
         refusal = self.node.event(TrackEvent.REJECTED, mark=mark)
-        # A size can put a box outside, and a place beyond all images make its size vanish: the first check names it.
         assert refusal.reason == reason, f"{refusal.text} for {str(msg)[:2000]}"
         assert refusal.text
         assert len(refusal.id) <= 128

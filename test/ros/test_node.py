@@ -223,7 +223,7 @@ def test_targets_up_to_the_limit_then_rejected(node):
         assert iou(box_of(detection_of(node, target_id, stamp)), box_at(*place)) >= 0.7
     # A known id needs no room.
     node.start(pixels, box_at(*places[-1]), ids[0])
-    assert node.cancel_targets.publish(String(data=ids[1])) is None
+    node.cancel_targets.publish(String(data=ids[1]))
     node.event(TrackEvent.CANCELLED, ids[1], mark)
     node.start(pixels, box_at(*places[1]), "room again")
 
@@ -524,11 +524,14 @@ def test_box_before_the_first_image_is_held(lifecycle_node):
     assert iou(box_of(detection_of(node, "patient", stamp_ns(status.header))), box_at(*AT)) >= 0.7
 
 
-def test_missing_weights_are_named_and_can_be_put_right(start_node, tmp_path):
-    missing = tmp_path / "no such weights.onnx"
-    node = start_node({"weights": f'"{missing}"'}, active=False)
+@pytest.mark.parametrize("content", [None, b"not a network"], ids=["missing", "broken"])
+def test_unusable_weights_are_named_and_can_be_put_right(start_node, tmp_path, content):
+    weights = tmp_path / "my weights.onnx"
+    if content is not None:
+        weights.write_bytes(content)
+    node = start_node({"weights": f'"{weights}"'}, active=False)
     engine = node.diagnosis("engine", lambda s: s.level == DiagnosticStatus.ERROR)
-    assert str(missing) in engine.message
+    assert str(weights) in engine.message
     assert node.process.alive
     assert node.state() == State.PRIMARY_STATE_UNCONFIGURED
     assert not node.change_state(Transition.TRANSITION_CONFIGURE)
