@@ -7,10 +7,12 @@ looks. docs/data_path.md follows one image through them.
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -21,13 +23,13 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from ros2_tracker.engines.base import EngineError
-from ros2_tracker.models.variant import WeightsMissingError
 from ros2_tracker.msg import TrackEvent, TrackStatus
 from ros2_tracker.ros import boxes, diagnostics, messages, parameters, qos
 from ros2_tracker.ros.bearing import BearingModel, why_no_bearing
@@ -52,6 +54,23 @@ _DIAGNOSTICS_PERIOD_S = 1.0
 _LOG_PERIOD_S = 5.0
 
 
+_Transition = Callable[["TrackerNode", LifecycleState], TransitionCallbackReturn]
+
+
+def _reported(transition: _Transition) -> _Transition:
+    """Log what a transition raises: rclpy takes it for ERROR without a word."""
+
+    @functools.wraps(transition)
+    def wrapper(node: TrackerNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception as error:
+            node.get_logger().error(f"{transition.__name__} failed: {error!r}\n{traceback.format_exc()}")
+            return TransitionCallbackReturn.ERROR
+
+    return wrapper
+
+
 class TrackerNode(LifecycleNode):
     """Follows targets in `image`; topics and parameters are listed in README.md."""
 
@@ -64,6 +83,7 @@ class TrackerNode(LifecycleNode):
         self._counters = Counters()
         self._session: TrackingSession | None = None
         self._worker: Worker | None = None
+        self._images: Subscription | None = None
         self._network: TrackingNetwork | None = None
         self._debug: DebugImagePublisher | None = None
         self._failure = ""
@@ -87,21 +107,22 @@ class TrackerNode(LifecycleNode):
 
     # -- lifecycle ----------------------------------------------------------------------------------------------
 
+    @_reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and warm up the network, create all topics but the image."""
         settings = self._settings
         started = time.perf_counter()
         try:
-            self._network = TrackingNetwork.load(
+            network = TrackingNetwork.load(
                 settings["model"], settings["engine"], settings["precision"], settings["weights"], settings["threads"]
             )
-        except (ValueError, WeightsMissingError, EngineError) as error:
+        except (ValueError, OSError, EngineError) as error:
             self._failure = str(error)
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
         self._failure = ""
         self.get_logger().info(
-            f"model {self._network.variant.name} on {self._network.engine.description}, "
+            f"model {network.variant.name} on {network.engine.description}, "
             f"ready after {time.perf_counter() - started:.2f} s"
         )
         self._tracks = self.create_lifecycle_publisher(Detection2DArray, "~/tracks", qos.RESULT)
@@ -117,20 +138,15 @@ class TrackerNode(LifecycleNode):
             self.create_subscription(String, "~/cancel_target", self._on_cancel_target, qos.COMMAND),
         ]
         self._cancel_service = self.create_service(Trigger, "~/cancel", self._on_cancel)
+        self._network = network
         return super().on_configure(state)
 
+    @_reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin a session and subscribe to images."""
         assert self._network is not None  # configure has succeeded
         result = super().on_activate(state)
         settings = self._settings
-        self._debug = DebugImagePublisher(self._debug_images, settings["debug.max_rate"], self.on_failure)
-        self._session = TrackingSession(
-            self._network, settings.session, self, lambda: self.get_clock().now().nanoseconds, self._counters
-        )
-        self._worker = Worker(self._session, self.on_failure)
-        self._active_since_s = time.monotonic()
-        self._last_image_s = 0.0
         topic, kind, callback = self.resolve_topic_name("image"), Image, self._on_image
         if settings["image_transport"] == "compressed":
             topic, kind, callback = f"{topic}/compressed", CompressedImage, self._on_compressed_image
@@ -141,41 +157,57 @@ class TrackerNode(LifecycleNode):
             qos.image_qos(settings["qos.image.reliability"]),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
         )
+        self._active_since_s = time.monotonic()
+        self._last_image_s = 0.0
+        self._debug = DebugImagePublisher(self._debug_images, settings["debug.max_rate"], self.on_failure)
+        self._session = TrackingSession(
+            self._network, settings.session, self, lambda: self.get_clock().now().nanoseconds, self._counters
+        )
+        self._worker = Worker(self._session, self.on_failure)
         init_topic = self.resolve_topic_name("~/init")
         self.get_logger().info(f"active: images from {self._images.topic_name}, boxes from {init_topic}")
         return result
 
+    @_reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Drop all targets and stop taking images."""
         self._end_session()
         return super().on_deactivate(state)
 
+    @_reported
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give up the network and all topics."""
         self._release()
         return super().on_cleanup(state)
 
+    @_reported
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """As deactivate and cleanup."""
         self._end_session()
         self._release()
         return super().on_shutdown(state)
 
+    @_reported
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured after a transition that raised."""
+        self._end_session()
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
     def close(self) -> None:
         """End the threads; for when the process ends without a lifecycle transition."""
         self._end_session(announce=False)
 
     def _end_session(self, announce: bool = True) -> None:
-        if self._session is None:
-            return
-        if announce:
+        if self._images is not None and announce:
             self.destroy_subscription(self._images)
+        if self._session is not None and announce:
             self._session.cancel()
         if self._worker is not None:
             self._worker.stop()
         if self._debug is not None:
             self._debug.stop()
-        self._session = self._worker = self._debug = None
+        self._images = self._session = self._worker = self._debug = None
 
     def _release(self) -> None:
         if self._network is None:
@@ -286,7 +318,7 @@ class TrackerNode(LifecycleNode):
         return response
 
     def _on_cancel_target(self, msg: String) -> None:
-        if self._session is None or not self._session.cancel(msg.data):
+        if self._session is None or not msg.data or not self._session.cancel(msg.data):
             self._counters.cancels_unknown += 1
             self.get_logger().warning(
                 f"cancel_target: no target has the id {msg.data[:80]!r}", throttle_duration_sec=_LOG_PERIOD_S

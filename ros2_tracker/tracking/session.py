@@ -371,6 +371,8 @@ class TrackingSession:
         except FrameError as error:
             with self._changed:
                 self.counters.images_broken += 1
+                # Once is enough: a target that catches up must not find it again.
+                self._buffer.discard(source)
             self._observer.on_failure("image not usable", error)
             return False
 
