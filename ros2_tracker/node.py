@@ -92,7 +92,8 @@ class TrackerNode(LifecycleNode):
         self._last_image_s = 0.0
         self._active_since_s = 0.0
         self._unstamped = 0
-        self._latencies = {name: diagnostics.LatencyWindow() for name in ("image_age", "processing", "network")}
+        kinds = ("transport", "image_age", "processing", "network")
+        self._latencies = {kind: diagnostics.LatencyWindow() for kind in kinds}
         self._input_rate, self._answer_rate = diagnostics.RateMeter(), diagnostics.RateMeter()
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -246,6 +247,7 @@ class TrackerNode(LifecycleNode):
             # A driver that does not stamp: the arrival is the best there is.
             self._unstamped += 1
             stamp_ns = self.get_clock().now().nanoseconds
+        self._latencies["transport"].add((self.get_clock().now().nanoseconds - stamp_ns) / 1e9)
         too_old, out_of_order = self._counters.images_too_old, self._counters.images_out_of_order
         self._session.push(StampedFrame(stamp_ns, frame, n_bytes, header))
         if self._counters.images_out_of_order > out_of_order:

@@ -40,6 +40,8 @@ class Variant:
     gmacs: float
     graph: Path
     """The ONNX file; may be absent for variants whose weights are not shipped."""
+    graph_int8: Path | None
+    """The same with int8 matrix products, faster on a CPU; None where there is none."""
     reliability: Path | None
     """The fitted reliability model, or None."""
     template: InputSettings
@@ -49,9 +51,22 @@ class Variant:
     size_update: float
     """Weight of a newly predicted width and height against the old ones."""
 
-    def require_graph(self, weights: str | Path | None = None) -> Path:
-        """The file to run: `weights` where given, else the variant's own; WeightsMissingError if it is not there."""
-        path = Path(weights) if weights else self.graph
+    def require_graph(self, precision: str = "fp32", weights: str | Path | None = None) -> Path:
+        """The file to run: `weights` where given, else the variant's own for a precision (`auto`: fastest on a CPU).
+
+        Raises:
+            ValueError: the variant has no graph of that precision.
+            WeightsMissingError: the file is not there.
+
+        """
+        if weights:
+            path = Path(weights)
+        elif precision in ("auto", "int8") and self.graph_int8 is not None:
+            path = self.graph_int8
+        elif precision == "int8":
+            raise ValueError(f"precision is 'int8', but model {self.name} has no int8 graph")
+        else:
+            path = self.graph
         if not path.is_file():
             raise WeightsMissingError(f"model {self.name}: the weights file {path} does not exist")
         return path
@@ -79,6 +94,7 @@ def load_variant(name: str) -> Variant:
             parameters=float(data["parameters"]),
             gmacs=float(data["gmacs"]),
             graph=WEIGHTS_DIR / data["graph"],
+            graph_int8=WEIGHTS_DIR / data["graph_int8"] if data.get("graph_int8") else None,
             reliability=WEIGHTS_DIR / data["reliability"] if data.get("reliability") else None,
             template=InputSettings(int(data["template"]["size"]), float(data["template"]["factor"])),
             search=InputSettings(int(data["search"]["size"]), float(data["search"]["factor"])),

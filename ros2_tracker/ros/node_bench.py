@@ -171,7 +171,8 @@ def _summary(
         "image_age_when_taken_up_ms": _percentiles(answers.taken_age_s),
         "node": {
             key: client.diagnostics.get(key)
-            for key in ("network_p50_ms", "network_p99_ms", "processing_p50_ms", "processing_p99_ms",
+            for key in ("transport_p50_ms", "transport_p99_ms", "network_p50_ms", "network_p99_ms",
+                        "processing_p50_ms", "processing_p99_ms",
                         "images_received", "images_superseded", "images_too_old", "images_broken")
         },
         "node_resident_mib": {
