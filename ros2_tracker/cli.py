@@ -238,6 +238,9 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument(
         "--reliability", choices=("best_effort", "reliable"), default="best_effort", help="of the image topic"
     )
+    node.add_argument(
+        "--parameter", action="append", default=[], metavar="NAME:=VALUE", help="of the node; can be repeated"
+    )
     bench.set_defaults(run=_bench)
     return parser
 
