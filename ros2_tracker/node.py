@@ -7,27 +7,29 @@ looks. docs/data_path.md follows one image through them.
 
 from __future__ import annotations
 
+import functools
+import signal
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PolygonStamped, Vector3, Vector3Stamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from ros2_tracker.engines.base import EngineError
-from ros2_tracker.models.variant import WeightsMissingError
 from ros2_tracker.msg import TrackEvent, TrackStatus
 from ros2_tracker.ros import boxes, diagnostics, messages, parameters, qos
 from ros2_tracker.ros.bearing import BearingModel, why_no_bearing
@@ -41,10 +43,32 @@ from ros2_tracker.tracking.frame_buffer import StampedFrame
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.session import MAX_ID_LENGTH, TrackingSession
 
+try:
+    from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
+
 SELECTOR_ID = "selected"
 """Id of the target that selectors without ids (~/init_roi, ~/init_polygon) choose: a new choice replaces the old."""
 _DIAGNOSTICS_PERIOD_S = 1.0
 _LOG_PERIOD_S = 5.0
+
+
+_Transition = Callable[["TrackerNode", LifecycleState], TransitionCallbackReturn]
+
+
+def _reported(transition: _Transition) -> _Transition:
+    """Log what a transition raises: rclpy takes it for ERROR without a word."""
+
+    @functools.wraps(transition)
+    def wrapper(node: TrackerNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except Exception as error:
+            node.get_logger().error(f"{transition.__name__} failed: {error!r}\n{traceback.format_exc()}")
+            return TransitionCallbackReturn.ERROR
+
+    return wrapper
 
 
 class TrackerNode(LifecycleNode):
@@ -59,6 +83,7 @@ class TrackerNode(LifecycleNode):
         self._counters = Counters()
         self._session: TrackingSession | None = None
         self._worker: Worker | None = None
+        self._images: Subscription | None = None
         self._network: TrackingNetwork | None = None
         self._debug: DebugImagePublisher | None = None
         self._failure = ""
@@ -67,7 +92,8 @@ class TrackerNode(LifecycleNode):
         self._last_image_s = 0.0
         self._active_since_s = 0.0
         self._unstamped = 0
-        self._latencies = {name: diagnostics.LatencyWindow() for name in ("image_age", "processing", "network")}
+        kinds = ("transport", "image_age", "processing", "network")
+        self._latencies = {kind: diagnostics.LatencyWindow() for kind in kinds}
         self._input_rate, self._answer_rate = diagnostics.RateMeter(), diagnostics.RateMeter()
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -82,21 +108,22 @@ class TrackerNode(LifecycleNode):
 
     # -- lifecycle ----------------------------------------------------------------------------------------------
 
+    @_reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load and warm up the network, create all topics but the image."""
         settings = self._settings
         started = time.perf_counter()
         try:
-            self._network = TrackingNetwork.load(
+            network = TrackingNetwork.load(
                 settings["model"], settings["engine"], settings["precision"], settings["weights"], settings["threads"]
             )
-        except (ValueError, WeightsMissingError, EngineError) as error:
+        except (ValueError, OSError, EngineError) as error:
             self._failure = str(error)
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
         self._failure = ""
         self.get_logger().info(
-            f"model {self._network.variant.name} on {self._network.engine.description}, "
+            f"model {network.variant.name} on {network.engine.description}, "
             f"ready after {time.perf_counter() - started:.2f} s"
         )
         self._tracks = self.create_lifecycle_publisher(Detection2DArray, "~/tracks", qos.RESULT)
@@ -112,20 +139,15 @@ class TrackerNode(LifecycleNode):
             self.create_subscription(String, "~/cancel_target", self._on_cancel_target, qos.COMMAND),
         ]
         self._cancel_service = self.create_service(Trigger, "~/cancel", self._on_cancel)
+        self._network = network
         return super().on_configure(state)
 
+    @_reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin a session and subscribe to images."""
         assert self._network is not None  # configure has succeeded
         result = super().on_activate(state)
         settings = self._settings
-        self._debug = DebugImagePublisher(self._debug_images, settings["debug.max_rate"], self.on_failure)
-        self._session = TrackingSession(
-            self._network, settings.session, self, lambda: self.get_clock().now().nanoseconds, self._counters
-        )
-        self._worker = Worker(self._session, self.on_failure)
-        self._active_since_s = time.monotonic()
-        self._last_image_s = 0.0
         topic, kind, callback = self.resolve_topic_name("image"), Image, self._on_image
         if settings["image_transport"] == "compressed":
             topic, kind, callback = f"{topic}/compressed", CompressedImage, self._on_compressed_image
@@ -136,41 +158,57 @@ class TrackerNode(LifecycleNode):
             qos.image_qos(settings["qos.image.reliability"]),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos),
         )
+        self._active_since_s = time.monotonic()
+        self._last_image_s = 0.0
+        self._debug = DebugImagePublisher(self._debug_images, settings["debug.max_rate"], self.on_failure)
+        self._session = TrackingSession(
+            self._network, settings.session, self, lambda: self.get_clock().now().nanoseconds, self._counters
+        )
+        self._worker = Worker(self._session, self.on_failure)
         init_topic = self.resolve_topic_name("~/init")
         self.get_logger().info(f"active: images from {self._images.topic_name}, boxes from {init_topic}")
         return result
 
+    @_reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Drop all targets and stop taking images."""
         self._end_session()
         return super().on_deactivate(state)
 
+    @_reported
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Give up the network and all topics."""
         self._release()
         return super().on_cleanup(state)
 
+    @_reported
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """As deactivate and cleanup."""
         self._end_session()
         self._release()
         return super().on_shutdown(state)
 
+    @_reported
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured after a transition that raised."""
+        self._end_session()
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
     def close(self) -> None:
         """End the threads; for when the process ends without a lifecycle transition."""
         self._end_session(announce=False)
 
     def _end_session(self, announce: bool = True) -> None:
-        if self._session is None:
-            return
-        if announce:
+        if self._images is not None and announce:
             self.destroy_subscription(self._images)
+        if self._session is not None and announce:
             self._session.cancel()
         if self._worker is not None:
             self._worker.stop()
         if self._debug is not None:
             self._debug.stop()
-        self._session = self._worker = self._debug = None
+        self._images = self._session = self._worker = self._debug = None
 
     def _release(self) -> None:
         if self._network is None:
@@ -209,8 +247,14 @@ class TrackerNode(LifecycleNode):
             # A driver that does not stamp: the arrival is the best there is.
             self._unstamped += 1
             stamp_ns = self.get_clock().now().nanoseconds
-        too_old = self._counters.images_too_old
+        self._latencies["transport"].add((self.get_clock().now().nanoseconds - stamp_ns) / 1e9)
+        too_old, out_of_order = self._counters.images_too_old, self._counters.images_out_of_order
         self._session.push(StampedFrame(stamp_ns, frame, n_bytes, header))
+        if self._counters.images_out_of_order > out_of_order:
+            self.get_logger().warning(
+                f"image with stamp {stamp_ns / 1e9:.6f} s is not newer than the one before: dropped",
+                throttle_duration_sec=_LOG_PERIOD_S,
+            )
         if self._counters.images_too_old > too_old:
             age_s = (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
             self.get_logger().warning(
@@ -231,12 +275,13 @@ class TrackerNode(LifecycleNode):
             msg.width, msg.height, msg.distortion_model, bytes(msg.k), tuple(msg.d), msg.binning_x, msg.binning_y,
             roi.x_offset, roi.y_offset, roi.width, roi.height,
         )  # fmt: skip
-        if key == self._camera_info_key:
-            return
-        self._camera_info_key = key
-        self._bearing = BearingModel.from_camera_info(msg)
+        if key != self._camera_info_key:
+            self._camera_info_key = key
+            self._bearing = BearingModel.from_camera_info(msg)
+            if self._bearing is None:
+                self.get_logger().warning(f"no bearing: {why_no_bearing(msg)}", throttle_duration_sec=_LOG_PERIOD_S)
         if self._bearing is None:
-            self.get_logger().warning(f"no bearing: {why_no_bearing(msg)}", throttle_duration_sec=_LOG_PERIOD_S)
+            self._counters.camera_infos_unusable += 1
 
     def _on_init(self, msg: Detection2D) -> None:
         stamped = boxes.from_detection(msg)
@@ -275,7 +320,7 @@ class TrackerNode(LifecycleNode):
         return response
 
     def _on_cancel_target(self, msg: String) -> None:
-        if self._session is None or not self._session.cancel(msg.data):
+        if self._session is None or not msg.data or not self._session.cancel(msg.data):
             self._counters.cancels_unknown += 1
             self.get_logger().warning(
                 f"cancel_target: no target has the id {msg.data[:80]!r}", throttle_duration_sec=_LOG_PERIOD_S
@@ -342,7 +387,7 @@ class TrackerNode(LifecycleNode):
         if event.type is EventType.REJECTED:
             self.get_logger().warning(f"{text}: {event.reason.name}: {event.text}", throttle_duration_sec=1.0)
         else:
-            self.get_logger().info(f"{text} (session {event.session}) {event.text}".rstrip(), throttle_duration_sec=0.1)
+            self.get_logger().info(f"{text} (session {event.session}) {event.text}".rstrip())
 
     def on_failure(self, what: str, error: Exception) -> None:
         """Log, at most once in a while."""
@@ -402,6 +447,7 @@ class TrackerNode(LifecycleNode):
     def _tracking_status(self) -> DiagnosticStatus:
         values: dict[str, object] = {
             "targets": ", ".join(self._session.target_ids) if self._session is not None else "",
+            "debug_images": self._debug.drawn if self._debug is not None else 0,
             "answer_rate_hz": self._answer_rate.rate(self._counters.images_answered, time.monotonic()),
         }
         for name, window in self._latencies.items():
@@ -428,12 +474,30 @@ class TrackerNode(LifecycleNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; exit status 1 when a parameter is not valid."""
-    rclpy.init(args=None if args is None else list(args))
+    try:
+        rclpy.init(args=None if args is None else list(args))
+    except RuntimeError as error:  # rcl cannot read a parameter file, or what follows --ros-args
+        print(f"tracker_node: {error}", file=sys.stderr)
+        return 1
+    try:
+        return _run()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except Exception:
+        # A signal while the node is being made shuts ROS down under it, and whatever it makes next fails.
+        if rclpy.ok():
+            raise
+        return 0
+    finally:
+        rclpy.try_shutdown()
+        _ignore_sigint()  # rclpy has put back the handler that it found
+
+
+def _run() -> int:
     try:
         node = TrackerNode()
     except (ValueError, ParameterException) as error:
         print(f"tracker_node: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
         return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -441,14 +505,17 @@ def main(args: Sequence[str] | None = None) -> int:
         if node.autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             node.trigger_activate()
         executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     finally:
+        _ignore_sigint()
         node.close()
         executor.shutdown()
         node.destroy_node()
-        rclpy.try_shutdown()
     return 0
+
+
+def _ignore_sigint() -> None:
+    """Ctrl-C under `ros2 launch` comes twice, from the terminal and from launch; the first is being obeyed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

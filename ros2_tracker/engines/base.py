@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ENGINES = ("auto", "onnxruntime")
-PRECISIONS = ("auto", "fp32")
+PRECISIONS = ("auto", "fp32", "int8")
 
 
 class EngineError(RuntimeError):

@@ -40,7 +40,8 @@ class OnnxRuntimeEngine:
             node.name: tuple(node.shape) for node in self._session.get_outputs()
         }
         self._names = list(self.outputs)
-        self.description = f"onnxruntime {onnxruntime.__version__}, CPU, {options.intra_op_num_threads} threads"
+        threads = options.intra_op_num_threads
+        self.description = f"onnxruntime {onnxruntime.__version__}, CPU, {threads} threads, {graph.name}"
 
     def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
         """Run the network once; see `Engine.run`."""

@@ -61,7 +61,9 @@ class OverlayVideo:
     """An mp4 (MPEG-4 part 2, which every OpenCV can write). Use it as a context manager."""
 
     def __init__(self, path: Path, fps: float) -> None:
-        """Create the folders above it; the file itself comes with the first frame."""
+        """Create the folders above it; the file comes with the first frame. ValueError unless it ends in .mp4."""
+        if path.suffix.lower() != ".mp4":
+            raise ValueError(f"{path}: an overlay video must end in .mp4")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._fps = fps
@@ -72,14 +74,14 @@ class OverlayVideo:
         """Add an (H, W, 3) BGR frame; one of another size than the first is scaled to it.
 
         Raises:
-            OSError: OpenCV cannot write to the path; it must end in .mp4.
+            OSError: OpenCV cannot write to the path.
 
         """
         if self._writer is None:
             self._size = (image.shape[1], image.shape[0])
             self._writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter_fourcc(*"mp4v"), self._fps, self._size)
             if not self._writer.isOpened():
-                raise OSError(f"{self._path}: cannot be written as a video (does the name end in .mp4?)")
+                raise OSError(f"{self._path}: cannot be written as a video")
         if (image.shape[1], image.shape[0]) != self._size:
             image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
         self._writer.write(image)

@@ -52,7 +52,7 @@ class _Pose(NamedTuple):
 
 
 class SyntheticClip:
-    """The demo clip; also a `evaluation.sequences.FrameSource`."""
+    """The demo clip; also an `evaluation.sequences.FrameSource`."""
 
     name = "synthetic"
 
@@ -76,13 +76,12 @@ class SyntheticClip:
         self._target = _creature(rng, side, coat=(40, 92, 214), spots=(210, 225, 235))
         self._look_alike = _creature(rng, side, coat=(52, 120, 205), spots=(190, 215, 230))
         self._lorry = _lorry(rng, *(round(v * self._unit) for v in _LORRY))
+        truth = [self._truth(i) for i in range(frames)]
+        # (N, 4) x, y, w, h px, NaN where the target is hidden.
+        self.ground_truth: NDArray[np.float64] | None = np.array(
+            [box.as_tuple() if visible else (np.nan,) * 4 for box, visible in truth]
+        )
         self._noise = rng.normal(0.0, 2.5, (_NOISE_FRAMES, height, width, 3)).round().astype(np.int8)
-
-    @property
-    def ground_truth(self) -> NDArray[np.float64] | None:
-        """(N, 4) x, y, w, h px, NaN where the target is hidden."""
-        truth = (self._truth(i) for i in range(self._frames))
-        return np.array([box.as_tuple() if visible else (np.nan,) * 4 for box, visible in truth])
 
     def __len__(self) -> int:
         """Number of frames."""

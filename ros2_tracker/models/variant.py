@@ -51,6 +51,8 @@ class Variant:
     gmacs: float
     graph: Path | None
     """The ONNX file that is shipped, or None."""
+    graph_int8: Path | None
+    """The same with int8 matrix products, faster on a CPU; None where there is none."""
     weights: Path | None
     """The safetensors file for `models.build.build_network`, or None; absent until a checkpoint was imported."""
     reliability: Path | None
@@ -65,11 +67,33 @@ class Variant:
     network: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the family's network; its module says which there are."""
 
-    def require_graph(self, weights: str | Path | None = None) -> Path:
-        """The graph to run: `weights` where given, else the variant's own; WeightsMissingError if it is not there."""
-        path = Path(weights) if weights else self.graph
-        if path is None:
-            raise WeightsMissingError(f"model {self.name}: no ONNX graph is shipped; export one and name it as weights")
+    @property
+    def has_weights(self) -> bool:
+        """Whether what this variant runs on is there."""
+        path = self.graph or self.weights
+        return path is not None and path.is_file()
+
+    def require_graph(self, precision: str = "fp32", weights: str | Path | None = None) -> Path:
+        """The file to run: `weights` where given, else the variant's own for a precision (`auto`: fastest on a CPU).
+
+        Raises:
+            ValueError: the variant has no graph of that precision.
+            WeightsMissingError: the file is not there.
+
+        """
+        if weights:
+            path = Path(weights)
+        elif precision in ("auto", "int8") and self.graph_int8 is not None:
+            path = self.graph_int8
+        elif precision == "int8":
+            raise ValueError(f"precision is 'int8', but model {self.name} has no int8 graph")
+        elif self.graph is not None:
+            path = self.graph
+        else:
+            raise WeightsMissingError(
+                f"model {self.name}: no ONNX graph of it is shipped, and the tracking loop of the family {self.family} "
+                "is not connected to the tracker yet (docs/models.md says what there is)"
+            )
         if not path.is_file():
             raise WeightsMissingError(f"model {self.name}: the weights file {path} does not exist")
         return path
@@ -92,6 +116,10 @@ def variant_names() -> list[str]:
     return sorted(path.stem for path in VARIANTS_DIR.glob("*.yaml"))
 
 
+def _shipped(data: Mapping[str, Any], key: str) -> Path | None:
+    return WEIGHTS_DIR / data[key] if data.get(key) else None
+
+
 def load_variant(name: str) -> Variant:
     """Variant by name; `default` is the shipped one. ValueError for an unknown name or a malformed file."""
     resolved = DEFAULT if name == "default" else name
@@ -108,9 +136,10 @@ def load_variant(name: str) -> Variant:
             description=data["description"],
             parameters=float(data["parameters"]),
             gmacs=float(data["gmacs"]),
-            graph=WEIGHTS_DIR / data["graph"] if data.get("graph") else None,
-            weights=WEIGHTS_DIR / data["weights"] if data.get("weights") else None,
-            reliability=WEIGHTS_DIR / data["reliability"] if data.get("reliability") else None,
+            graph=_shipped(data, "graph"),
+            graph_int8=_shipped(data, "graph_int8"),
+            weights=_shipped(data, "weights"),
+            reliability=_shipped(data, "reliability"),
             template=InputSettings(int(data["template"]["size"]), float(data["template"]["factor"])),
             search=InputSettings(int(data["search"]["size"]), float(data["search"]["factor"])),
             fill=data["fill"],

@@ -21,6 +21,8 @@ class DebugImagePublisher:
     ) -> None:
         """Start the drawing thread."""
         self.max_rate = max_rate
+        self.drawn = 0
+        """Images published so far."""
         self._publisher = publisher
         self._on_failure = on_failure
         self._changed = threading.Condition()
@@ -75,3 +77,4 @@ class DebugImagePublisher:
             )
         draw_footer(image, [f"{report.processing_s * 1e3:.1f} ms"])
         self._publisher.publish(image_message(image, report.source.tag))
+        self.drawn += 1

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ _RESEND_S = 1.0
 # After the last image: for the answers still under way.
 _TAIL_S = 1.0
 _DEFAULT_FPS = 30.0
+_READ_AHEAD_BYTES = 400 * 1024 * 1024
 
 XYWH = tuple[float, float, float, float]
 
@@ -199,7 +201,7 @@ def _play(source: FrameSource, box: XYWH, arguments: argparse.Namespace) -> _Rec
         spinner.start()
         try:
             _wait_until(node.heard, _READY_TIMEOUT_S, lambda: process.poll() is None, "the node did not come up")
-            images = iter(source)
+            images = _prepared(source)
             _initialise(node, next(images), box)
             _stream(node, images, len(source), _fps(source, arguments))
             time.sleep(_TAIL_S)
@@ -237,6 +239,21 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float, alive: Callable
         time.sleep(0.05)
 
 
+def _prepared(source: FrameSource) -> Iterator[NDArray[np.uint8]]:
+    """The frames, the first of them read ahead: decoding beside the tracker would take its processor time."""
+    frames = iter(source)
+    ready: list[NDArray[np.uint8]] = []
+    n_bytes = 0
+    for frame in tqdm(frames, total=len(source) or None, unit="frame", desc="reading"):
+        ready.append(frame)
+        n_bytes += frame.nbytes
+        if n_bytes > _READ_AHEAD_BYTES:
+            break
+    if not ready:
+        raise DemoError(f"{source.name}: no frames")
+    return chain(ready, frames)
+
+
 def _initialise(node: _DemoNode, image: NDArray[np.uint8], box: XYWH) -> None:
     """Send the first frame and the box until the node says that it follows."""
     deadline = time.monotonic() + _INIT_TIMEOUT_S
@@ -262,11 +279,13 @@ def _finish(source: FrameSource, box: XYWH, recording: _Recording, output: Path,
     recording.answers[0] = _Answer(box, 1.0, TrackState.TRACKING, 0.0)
     truth = source.ground_truth
     first_ns = recording.stamps_ns[0]
+    last_box = box
     with TracksFile(output / "tracks.csv") as tracks, OverlayVideo(output / "overlay.mp4", fps) as overlay:
         for frame, image in enumerate(tqdm(source, total=len(source) or None, unit="frame", desc="overlay")):
             answer = recording.answers.get(frame)
             picture = image.copy()
             if answer is not None:
+                last_box = answer.box or last_box
                 stamp = (recording.stamps_ns[frame] - first_ns) / NANOSECONDS
                 tracks.write(frame, stamp, answer.box, answer.reliability, answer.state)
                 known = truth is not None and not np.isnan(truth[frame]).any()
@@ -276,6 +295,7 @@ def _finish(source: FrameSource, box: XYWH, recording: _Recording, output: Path,
                     answer.box,
                     answer.reliability,
                     answer.state,
+                    candidate=last_box,
                     truth=truth[frame] if known and truth is not None else None,
                     latency_s=answer.latency_s if frame else None,
                 )

@@ -82,7 +82,8 @@ class _Client(Node):
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; exit status 1 when no track came.
 
-    Reads from `arguments`: size (width, height), rate (Hz), duration (s), encoding, reliability, model, engine, json.
+    Reads from `arguments`: size (width, height), rate (Hz), duration (s), encoding, reliability, model, engine, json,
+    parameter (list of name:=value for the node).
     """
     environment = dict(os.environ)
     isolate(environment)
@@ -92,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     node = processes.start(
         "ros2_tracker.node",
         ["--ros-args", "--log-level", "warn", "-p", f"model:={arguments.model}", "-p", f"engine:={arguments.engine}",
-         "-p", f"qos.image.reliability:={arguments.reliability}"],
+         "-p", f"qos.image.reliability:={arguments.reliability}",
+         *(word for parameter in arguments.parameter for word in ("-p", parameter))],
         environment,
     )  # fmt: skip
     camera = processes.start(
@@ -171,7 +173,8 @@ def _summary(
         "image_age_when_taken_up_ms": _percentiles(answers.taken_age_s),
         "node": {
             key: client.diagnostics.get(key)
-            for key in ("network_p50_ms", "network_p99_ms", "processing_p50_ms", "processing_p99_ms",
+            for key in ("transport_p50_ms", "transport_p99_ms", "network_p50_ms", "network_p99_ms",
+                        "processing_p50_ms", "processing_p99_ms",
                         "images_received", "images_superseded", "images_too_old", "images_broken")
         },
         "node_resident_mib": {

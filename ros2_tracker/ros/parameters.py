@@ -35,11 +35,10 @@ class Declared:
 
     def descriptor(self) -> ParameterDescriptor:
         """For `declare_parameter`, so that tools can show ranges."""
-        descriptor = ParameterDescriptor(description=self.description)
+        # `checked` looks at types: rclpy would refuse `max_image_age: 1`, and does not say which parameter is wrong.
+        descriptor = ParameterDescriptor(description=self.description, dynamic_typing=True)
         bounded = math.isfinite(self.low) and math.isfinite(self.high)
         if isinstance(self.default, float):
-            # `max_image_age: 1` in a YAML is meant as 1.0; rclpy would stop the node for it.
-            descriptor.dynamic_typing = True
             if bounded:
                 descriptor.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high)]
         elif isinstance(self.default, int) and not isinstance(self.default, bool) and bounded:
@@ -136,7 +135,7 @@ def declare(node: Node) -> NodeSettings:
 
     Raises:
         ValueError: a value is out of range or does not fit another one.
-        rclpy.exceptions.ParameterException: a value is of the wrong type, or out of a declared range.
+        rclpy.exceptions.ParameterException: a value is out of a declared range.
 
     """
     for name, declared in PARAMETERS.items():

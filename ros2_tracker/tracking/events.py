@@ -96,6 +96,7 @@ class Counters:
     """A newer image came before the worker took this one."""
     images_too_old: int = 0
     images_out_of_order: int = 0
+    """Not newer than the image before."""
     images_in_future: int = 0
     """Answered all the same: the camera's clock is ahead of ours."""
     images_broken: int = 0
@@ -106,6 +107,8 @@ class Counters:
     catch_up_frames: int = 0
     update_failures: int = 0
     cancels_unknown: int = 0
+    camera_infos_unusable: int = 0
+    """From which no bearing follows; each message counts, also when it repeats the last."""
 
     def as_dict(self) -> dict[str, int]:
         """Name -> value."""

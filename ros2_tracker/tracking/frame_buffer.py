@@ -11,7 +11,7 @@ from ros2_tracker.tracking.frame import Frame
 NANOSECONDS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StampedFrame:
     """A frame with its time."""
 
@@ -68,6 +68,12 @@ class FrameBuffer:
         self._frames.append(frame)
         self.n_bytes += frame.n_bytes
         self._trim()
+
+    def discard(self, frame: StampedFrame) -> None:
+        """Forget one frame that turned out to be unusable; nothing happens if it is gone already."""
+        if frame in self._frames:
+            self._frames.remove(frame)
+            self.n_bytes -= frame.n_bytes
 
     def clear(self) -> None:
         """Forget all frames."""

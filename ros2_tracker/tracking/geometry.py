@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 MIN_VISIBLE_PX = 2.0
 """A box needs this much width and height inside the image to be followed (INTERFACES: 2x2 px)."""
+MAX_SIDE_PX = 1e6
+"""No camera sees a box this large; its area or that of its surroundings could overflow."""
 
 
 class BoxError(ValueError):
@@ -70,7 +72,7 @@ def checked_box(values: Sequence[float], width: int, height: int) -> Box:
     """Box from (x, y, w, h) px, refused unless it can be followed in a width x height image.
 
     Raises:
-        BoxError: not four numbers, a NaN or an infinity, or a size that is not positive.
+        BoxError: not four numbers, a NaN or an infinity, or a size that is not positive or beyond all cameras.
         BoxOutsideImageError: less than 2x2 px inside the image.
 
     """
@@ -82,6 +84,8 @@ def checked_box(values: Sequence[float], width: int, height: int) -> Box:
         raise BoxError(f"box ({x:g}, {y:g}, {w:g}, {h:g}) holds a value that is not finite")
     if w <= 0 or h <= 0:
         raise BoxError(f"box ({x:g}, {y:g}, {w:g}, {h:g}) has a size that is not positive")
+    if max(w, h) > MAX_SIDE_PX:
+        raise BoxError(f"box ({x:g}, {y:g}, {w:g}, {h:g}) has a side of more than {MAX_SIDE_PX:g} px")
     visible_w = min(x + w, width) - max(x, 0.0)
     visible_h = min(y + h, height) - max(y, 0.0)
     if not (visible_w >= MIN_VISIBLE_PX and visible_h >= MIN_VISIBLE_PX):

@@ -56,7 +56,7 @@ class TrackingNetwork:
 
         """
         variant = load_variant(name)
-        network = cls(variant, load_engine(engine, precision, variant.require_graph(weights), threads))
+        network = cls(variant, load_engine(engine, precision, variant.require_graph(precision, weights), threads))
         network.warm_up()
         return network
 

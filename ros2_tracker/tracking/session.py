@@ -85,7 +85,6 @@ class TrackingSession:
         self._next: StampedFrame | None = None
         self._waiting: list[InitRequest] = []
         self._targets: dict[str, _Followed] = {}
-        self._sessions = 0
         self._names = 0
         self._last_answer: tuple[int, tuple[TargetReport, ...]] = (-1, ())
         self._update_s = 0.02
@@ -116,7 +115,8 @@ class TrackingSession:
             if age_ns < -_FUTURE_TOLERANCE_NS:
                 self.counters.images_in_future += 1
             newest = self._buffer.newest
-            if newest is not None and frame.stamp_ns < newest.stamp_ns:
+            if newest is not None and frame.stamp_ns <= newest.stamp_ns:
+                # Equal stamps as well: a stamp is what tells one image from another.
                 if newest.stamp_ns - frame.stamp_ns <= _TIME_JUMP_NS:
                     self.counters.images_out_of_order += 1
                     return
@@ -224,8 +224,8 @@ class TrackingSession:
             newest = self._buffer.newest
             if newest is None:
                 return False
+            # They stay in the list until they are decided, where a cancel finds them.
             due = [r for r in self._waiting if self._is_due(r, newest)]
-            self._waiting = [r for r in self._waiting if r not in due]
         for request in due:
             try:
                 self._start(request)
@@ -234,6 +234,10 @@ class TrackingSession:
             except Exception as error:  # a bug must not end the worker; the requester is told
                 self._observer.on_failure("starting on a box failed", error)
                 self.refuse(request, Reason.INTERNAL_ERROR, repr(error))
+            finally:
+                with self._changed:
+                    if request in self._waiting:
+                        self._waiting.remove(request)
         return bool(due)
 
     def _start(self, request: InitRequest) -> None:
@@ -257,17 +261,20 @@ class TrackingSession:
         except FrameError as error:
             raise _Refused(Reason.IMAGE_INVALID, str(error)) from error
         with self._changed:
+            if request not in self._waiting:
+                return  # cancelled meanwhile
             if not target_id:
                 target_id = self._new_id()
-            self._sessions += 1
-            catch_up_until = time.monotonic() + _CATCH_UP_S if self._buffer.after(source.stamp_ns) else None
-            self._targets[target_id] = _Followed(target, self._sessions, source.stamp_ns, catch_up_until)
             self.counters.inits_accepted += 1
+            # Counted with the caller's counters, so that numbers go on where an earlier session left off.
+            session = self.counters.inits_accepted
+            catch_up_until = time.monotonic() + _CATCH_UP_S if self._buffer.after(source.stamp_ns) else None
+            self._targets[target_id] = _Followed(target, session, source.stamp_ns, catch_up_until)
             offset_ns = source.stamp_ns - request.stamp_ns if request.stamp_ns else 0
             text = f"box applied to an image {offset_ns / 1e6:+.1f} ms from its stamp" if offset_ns else ""
             self._observer.on_event(
                 TargetEvent(
-                    EventType.INITIALIZED, target_id, self._sessions, source.stamp_ns, source.tag, text=text
+                    EventType.INITIALIZED, target_id, session, source.stamp_ns, source.tag, text=text
                 )
             )
 
@@ -316,8 +323,9 @@ class TrackingSession:
             return
         with self._changed:
             current = [(n, f) for n, f in self._targets.items() if f.catch_up_until is None]
-            # A target that began on this very frame has nothing to look for in it.
-            current = [(n, f) for n, f in current if f.stamp_ns != taken.stamp_ns]
+            # A target that began on this very frame, or on one that came after it was taken, has nothing to look for
+            # in it; stamps far ahead are from before a jump in time.
+            current = [(n, f) for n, f in current if not 0 <= f.stamp_ns - taken.stamp_ns <= _TIME_JUMP_NS]
         if current and not self._is_usable(taken):
             return
         answers = []
@@ -345,6 +353,8 @@ class TrackingSession:
         with self._changed:
             self.counters.catch_up_frames += 1
             if self._buffer.after(source.stamp_ns):
+                if result is not None and self._targets.get(name) is followed:
+                    self._tell_change(name, followed, source, result)
                 return
             followed.catch_up_until = None
             if self._next is not None and self._next.stamp_ns == source.stamp_ns:
@@ -361,6 +371,8 @@ class TrackingSession:
         except FrameError as error:
             with self._changed:
                 self.counters.images_broken += 1
+                # Once is enough: a target that catches up must not find it again.
+                self._buffer.discard(source)
             self._observer.on_failure("image not usable", error)
             return False
 
@@ -395,9 +407,12 @@ class TrackingSession:
                 self.counters.images_answered += 1
             self._observer.on_report(report)
             for name, followed, result in alive:
-                event = _state_event(name, followed.session, source, result)
-                if event is not None:
-                    self._observer.on_event(event)
+                self._tell_change(name, followed, source, result)
+
+    def _tell_change(self, name: str, followed: _Followed, source: StampedFrame, result: TrackResult) -> None:
+        event = _state_event(name, followed.session, source, result)
+        if event is not None:
+            self._observer.on_event(event)
 
     def _is_current(self, report: TargetReport) -> bool:
         followed = self._targets.get(report.target_id)

@@ -1,0 +1,329 @@
+"""The command line, `ros2-tracker`: arguments, exit status, and which module does the work."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+_DEFAULT_FPS = 30.0
+
+
+class UsageError(Exception):
+    """The command cannot mean anything as it was given."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0, 1 for a failure, 2 for a usage error, 130 for Ctrl-C."""
+    from ros2_tracker.engines.base import EngineError
+
+    _silence_opencv()
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as end:
+        return int(end.code or 0)
+    try:
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        return _fail(arguments.verb, error, EXIT_USAGE)
+    except (ValueError, OSError, EngineError, FloatingPointError) as error:
+        if isinstance(error, BrokenPipeError):
+            # Whoever read our output has gone; the interpreter must not complain about it on its way out.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_FAILURE
+        return _fail(arguments.verb, error, EXIT_FAILURE)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _silence_opencv() -> None:
+    """OpenCV and FFmpeg would print lines of their own about files that we report on ourselves."""
+    import cv2
+
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    if hasattr(cv2, "utils") and hasattr(cv2.utils, "logging"):
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def _fail(verb: str, error: Exception, status: int) -> int:
+    print(f"ros2-tracker {verb}: {' '.join(str(error).split())}", file=sys.stderr)
+    return status
+
+
+# -- verbs ------------------------------------------------------------------------------------------------------------
+
+
+def _track(arguments: argparse.Namespace) -> int:
+    from ros2_tracker.evaluation.sequences import open_frames
+    from ros2_tracker.evaluation.track import track_sequence
+    from ros2_tracker.tracking.geometry import BoxError
+    from ros2_tracker.tracking.tracker import Tracker
+
+    _check_model(arguments.model)
+    source = open_frames(arguments.source)
+    box = arguments.init
+    if box is None:
+        if source.ground_truth is None or not all(math.isfinite(v) for v in source.ground_truth[0]):
+            raise UsageError(f"{arguments.source} does not say where the target is in its first frame: give --init")
+        box = tuple(float(v) for v in source.ground_truth[0])
+    fps = arguments.fps or source.fps or _DEFAULT_FPS
+    tracker = Tracker.load(arguments.model, engine=arguments.engine)
+    try:
+        summary = track_sequence(tracker, source, box, fps, arguments.results, arguments.output)
+    except BoxError as error:
+        raise UsageError(f"--init: {error}" if arguments.init else f"first true box: {error}") from error
+    if summary.frames < summary.expected_frames:
+        announced = f"{summary.expected_frames} frames announced, {summary.frames} could be read"
+        print(f"ros2-tracker track: {arguments.source}: {announced}", file=sys.stderr)
+    print(json.dumps(summary.as_dict()) if arguments.json else summary.as_text())
+    return EXIT_OK
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from ros2_tracker.models.variant import DEFAULT, load_variant, variant_names
+
+    variants = [load_variant(name) for name in variant_names()]
+    if arguments.json:
+        rows = [
+            {
+                "name": v.name,
+                "default": v.name == DEFAULT,
+                "family": v.family,
+                "description": v.description,
+                "parameters": v.parameters,
+                "gmacs": v.gmacs,
+                "template": v.template.size,
+                "search": v.search.size,
+                "weights": v.has_weights,
+            }
+            for v in variants
+        ]
+        print(json.dumps(rows))
+        return EXIT_OK
+    width = max(len(v.name) for v in variants) + len(" (default)")
+    print(f"{'name':<{width}}  {'family':<12}  parameters   GMACs  template  search  weights")
+    for v in variants:
+        name = f"{v.name} (default)" if v.name == DEFAULT else v.name
+        weights = "present" if v.has_weights else "absent"
+        print(
+            f"{name:<{width}}  {v.family:<12}  {v.parameters / 1e6:>8.2f} M  {v.gmacs:>6.2f}  "
+            f"{v.template.size:>5} px  {v.search.size:>3} px  {weights}"
+        )
+    return EXIT_OK
+
+
+def _import_checkpoint(arguments: argparse.Namespace) -> int:
+    from ros2_tracker.models.checkpoint import CheckpointError, import_checkpoint
+
+    _check_model(arguments.model)
+    try:
+        report = import_checkpoint(arguments.file, arguments.model, arguments.output)
+    except ImportError as error:
+        raise OSError(f"reading checkpoints needs `pip install torch safetensors` ({error})") from error
+    except CheckpointError as error:
+        for problem in error.problems:
+            print(f"ros2-tracker import-checkpoint: {arguments.file}: {problem}", file=sys.stderr)
+        return EXIT_FAILURE
+    left_out = f", left out {', '.join(report.unused)}" if report.unused else ""
+    print(f"{report.output}: {report.entries} entries of {report.variant}{left_out}")
+    print(f"source sha256 {report.sha256}")
+    return EXIT_OK
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from ros2_tracker import doctor
+
+    checks = doctor.examine()
+    print(doctor.as_json(checks) if arguments.json else doctor.as_text(checks))
+    return EXIT_OK if doctor.healthy(checks) else EXIT_FAILURE
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    _check_model(arguments.model)
+    if arguments.node:
+        try:
+            from ros2_tracker.ros import node_bench
+        except ImportError as error:
+            raise OSError(
+                f"--node needs ROS 2 and this package's messages ({error}); `ros2-tracker doctor` says what to do"
+            ) from error
+        return node_bench.run(arguments)
+    from ros2_tracker.evaluation.bench import run_bench
+
+    report = run_bench(arguments.model, arguments.engine, arguments.frames, arguments.size, arguments.targets)
+    print(json.dumps(report.as_dict()) if arguments.json else report.as_text())
+    return EXIT_OK
+
+
+def _check_model(name: str) -> None:
+    from ros2_tracker.models.variant import load_variant
+
+    try:
+        load_variant(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+# -- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    import ros2_tracker
+
+    parser = _Parser(
+        prog="ros2-tracker",
+        description="Follow one object through images, and say how far the answer can be trusted.",
+        epilog="example: ros2-tracker track clip.mp4 --init 120,80,64,48 --output overlay.mp4",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {ros2_tracker.__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    track = verbs.add_parser(
+        "track",
+        help="follow a target through a video or a folder of images",
+        description="Follow a target through a video, a folder of images, or a folder in OTB layout (img/ and "
+        "groundtruth_rect.txt), whose truth also gives the first box and is compared with.",
+        epilog="example: ros2-tracker track clip.mp4 --init 120,80,64,48 --output overlay.mp4 --results tracks.csv",
+    )
+    track.add_argument("source", metavar="VIDEO_OR_FOLDER")
+    track.add_argument(
+        "--init",
+        type=_box,
+        metavar="X,Y,W,H",
+        help="the target's box in the first frame, px (write --init=-5,... where x is negative)",
+    )
+    _add_network(track)
+    track.add_argument("--fps", type=_positive, metavar="HZ", help="frame rate (default: the video's, else 30)")
+    track.add_argument("--output", type=_mp4, metavar="FILE.mp4", help="write a video with the boxes drawn in")
+    track.add_argument("--results", type=Path, metavar="FILE.csv", help="write box, reliability and state per frame")
+    track.add_argument("--json", action="store_true", help="print the summary as JSON")
+    track.set_defaults(run=_track)
+
+    models = verbs.add_parser(
+        "models",
+        help="list the model variants",
+        description="List the model variants: family, parameters, multiply-adds, input sizes, weights.",
+        epilog="example: ros2-tracker models --json",
+    )
+    models.add_argument("--json", action="store_true", help="print as JSON")
+    models.set_defaults(run=_models)
+
+    importer = verbs.add_parser(
+        "import-checkpoint",
+        help="convert an official checkpoint to safetensors",
+        description="Read an official OSTrack or STARK checkpoint without unrestricted pickle and write its weights as "
+        "safetensors. What does not fit is named, a line each.",
+        epilog="example: ros2-tracker import-checkpoint OSTrack_ep0300.pth.tar --model ostrack-b256 "
+        "-o ostrack-b256.safetensors",
+    )
+    importer.add_argument("file", metavar="FILE", type=Path)
+    importer.add_argument("--model", required=True, metavar="M", help="the variant that the weights belong to")
+    importer.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.safetensors")
+    importer.set_defaults(run=_import_checkpoint)
+
+    doctor = verbs.add_parser(
+        "doctor",
+        help="say what is there to run with, and what to do about what is not",
+        description="Look for run times, ROS 2, GPU and shared memory, and say what to do about what is missing. "
+        "Exit status 1 when the default tracker cannot run.",
+        epilog="example: ros2-tracker doctor",
+    )
+    doctor.add_argument("--json", action="store_true", help="print as JSON")
+    doctor.set_defaults(run=_doctor)
+
+    bench = verbs.add_parser(
+        "bench",
+        help="time every stage of an update",
+        description="Time crop, network, decode and the whole update on rendered frames; start-up and memory, too.",
+        epilog="example: ros2-tracker bench --size 1920x1080 --frames 500",
+    )
+    _add_network(bench)
+    bench.add_argument("--frames", type=_count, default=300, metavar="N", help="how many to time (default: 300)")
+    bench.add_argument("--size", type=_size, default=(640, 480), metavar="WxH", help="of the frames (default: 640x480)")
+    bench.add_argument("--targets", type=_count, default=1, metavar="K", help="followed at once (default: 1)")
+    bench.add_argument("--json", action="store_true", help="print as JSON")
+    node = bench.add_argument_group("the ROS 2 node instead, with a camera and a client in processes of their own")
+    node.add_argument("--node", action="store_true", help="time the node from an image's stamp to its track's arrival")
+    node.add_argument("--rate", type=_positive, default=30.0, metavar="HZ", help="of the images (default: 30)")
+    node.add_argument("--duration", type=_positive, default=10.0, metavar="S", help="to measure for (default: 10)")
+    node.add_argument("--encoding", default="bgr8", help="of the images (default: bgr8)")
+    node.add_argument(
+        "--reliability", choices=("best_effort", "reliable"), default="best_effort", help="of the image topic"
+    )
+    node.add_argument(
+        "--parameter", action="append", default=[], metavar="NAME:=VALUE", help="of the node; can be repeated"
+    )
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    from ros2_tracker.engines.base import ENGINES
+
+    parser.add_argument("--model", default="default", metavar="M", help="a variant that `ros2-tracker models` lists")
+    parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs the network (default: auto)")
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    try:
+        x, y, w, h = (float(v) for v in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not x,y,w,h in pixels") from None
+    if not all(math.isfinite(v) for v in (x, y, w, h)) or w <= 0.0 or h <= 0.0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be finite, with a positive width and height")
+    return x, y, w, h
+
+
+def _mp4(text: str) -> Path:
+    if not text.lower().endswith(".mp4"):
+        raise argparse.ArgumentTypeError(f"{text!r} must end in .mp4")
+    return Path(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(v) for v in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT in pixels") from None
+    if not (64 <= width <= 16384 and 64 <= height <= 16384):
+        raise argparse.ArgumentTypeError(f"{text!r}: width and height must be within 64 and 16384 px")
+    return width, height
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value

@@ -1,0 +1,136 @@
+"""Crops against a slow reference that follows the definition pixel by pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ros2_tracker.tracking.crop import Region, crop, mean_rgb
+from ros2_tracker.tracking.frame import ArrayFrame, ColorOrder
+from ros2_tracker.tracking.geometry import Box
+
+HEIGHT, WIDTH = 40, 56
+FILL = (200.0, 100.0, 50.0)
+
+
+def reference(rgb: NDArray[np.uint8], region: Region, size: int, fill: tuple[float, ...]) -> NDArray[np.float64]:
+    """Bilinear samples at the centres of size x size equal cells; pixels beyond the border have the fill colour."""
+    height, width = rgb.shape[:2]
+
+    def pixel(row: int, column: int) -> NDArray[np.float64]:
+        inside = 0 <= row < height and 0 <= column < width
+        return rgb[row, column].astype(np.float64) if inside else np.array(fill)
+
+    result = np.empty((size, size, 3))
+    for i in range(size):
+        for j in range(size):
+            # Pixel (r, c) is centred at (c + 0.5, r + 0.5).
+            x = region.x + (j + 0.5) * region.side / size - 0.5
+            y = region.y + (i + 0.5) * region.side / size - 0.5
+            column, row = int(np.floor(x)), int(np.floor(y))
+            u, v = x - column, y - row
+            result[i, j] = (1 - v) * ((1 - u) * pixel(row, column) + u * pixel(row, column + 1)) + v * (
+                (1 - u) * pixel(row + 1, column) + u * pixel(row + 1, column + 1)
+            )
+    return result
+
+
+@pytest.fixture(scope="module")
+def smooth() -> NDArray[np.uint8]:
+    """RGB whose neighbouring pixels differ by a few levels: OpenCV's 1/32 px steps then cost less than one."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    waves = [128 + 60 * np.sin(x / 9 + k) + 50 * np.cos(y / 7 - k) for k in range(3)]
+    return np.rint(np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+regions = st.builds(Region, st.floats(-70, 70), st.floats(-60, 60), st.floats(2, 120))
+
+
+@settings(max_examples=60, deadline=None)
+@given(regions, st.sampled_from([4, 13, 24]))
+def test_crop_is_bilinear_sampling_of_the_filled_image(smooth: NDArray[np.uint8], region: Region, size: int):
+    result = crop(ArrayFrame(smooth, ColorOrder.RGB), region, size, FILL)
+    assert result.shape == (size, size, 3)
+    assert result.dtype == np.uint8
+    expected = reference(smooth, region, size, FILL)
+    # At the image's border the fill is a step of up to 200 levels, where 1/64 px of rounding in x and in y shows.
+    centres = (np.arange(size) + 0.5) * region.side / size - 0.5
+    x, y = np.meshgrid(region.x + centres, region.y + centres)
+    border = ((x > -1.1) & (x < 0.1)) | ((x > WIDTH - 1.1) & (x < WIDTH + 0.1))
+    border |= ((y > -1.1) & (y < 0.1)) | ((y > HEIGHT - 1.1) & (y < HEIGHT + 0.1))
+    difference = np.abs(result - expected).max(axis=2)
+    assert difference[~border].max(initial=0) <= 1.5
+    assert difference[border].max(initial=0) <= 9.0
+
+
+@given(st.floats(100, 1000), st.floats(-1000, 1000), st.floats(2, 40))
+def test_region_outside_the_image_is_all_fill(x: float, y: float, side: float):
+    frame = ArrayFrame(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    assert (crop(frame, Region(x, y, side), 8, FILL) == np.array(FILL)).all()
+
+
+def test_whole_pixels_are_copied_exactly():
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    result = crop(ArrayFrame(rgb, ColorOrder.RGB), Region(7, 5, 16), 16, FILL)
+    np.testing.assert_array_equal(result, rgb[5:21, 7:23])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_sub_pixel_shift_moves_a_ramp_by_as_much(dx: float, dy: float):
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    ramp = np.stack([x * 4, y * 6, x * 0], axis=-1).astype(np.uint8)
+    result = crop(ArrayFrame(ramp, ColorOrder.RGB), Region(10 + dx, 8 + dy, 16), 16, FILL).astype(np.float64)
+    np.testing.assert_allclose(result[..., 0], (x[8:24, 10:26] + dx) * 4, atol=0.6)
+    np.testing.assert_allclose(result[..., 1], (y[8:24, 10:26] + dy) * 6, atol=0.6)
+
+
+@pytest.mark.parametrize("order", list(ColorOrder))
+def test_colour_orders_give_the_same_crop(order: ColorOrder):
+    rng = np.random.default_rng(1)
+    grey = np.repeat(rng.integers(0, 256, (HEIGHT, WIDTH, 1), np.uint8), 3, axis=2)
+    fill = (90.0, 90.0, 90.0)
+    pixels = {
+        ColorOrder.GRAY: grey[..., 0],
+        ColorOrder.BGR: grey,
+        ColorOrder.RGB: grey,
+        ColorOrder.BGRA: np.dstack([grey, np.zeros((HEIGHT, WIDTH), np.uint8)]),
+        ColorOrder.RGBA: np.dstack([grey, np.zeros((HEIGHT, WIDTH), np.uint8)]),
+    }[order]
+    region = Region(-6.3, 20.7, 30.0)
+    expected = crop(ArrayFrame(grey, ColorOrder.RGB), region, 12, fill)
+    np.testing.assert_allclose(crop(ArrayFrame(pixels, order), region, 12, fill), expected, atol=1)
+
+
+def test_bgr_becomes_rgb():
+    frame = ArrayFrame(np.full((HEIGHT, WIDTH, 3), (10, 20, 30), np.uint8), ColorOrder.BGR)
+    assert (crop(frame, Region(5, 5, 10), 4, FILL) == (30, 20, 10)).all()
+    assert mean_rgb(frame) == pytest.approx((30, 20, 10))
+
+
+def test_frame_is_not_written_to(smooth: NDArray[np.uint8]):
+    pixels = smooth.copy()
+    pixels.setflags(write=False)
+    crop(ArrayFrame(pixels), Region(-5, -5, 30), 16, FILL)
+    np.testing.assert_array_equal(pixels, smooth)
+
+
+@given(st.floats(-50, 50), st.floats(-50, 50), st.floats(1, 200), st.floats(1, 200), st.floats(1, 6))
+def test_box_comes_back_through_region_coordinates(x: float, y: float, w: float, h: float, factor: float):
+    box = Box(x, y, w, h)
+    region = Region.around(box, factor)
+    back = region.to_image(
+        (box.cx - region.x) / region.side, (box.cy - region.y) / region.side, w / region.side, h / region.side
+    )
+    assert back.as_tuple() == pytest.approx(box.as_tuple(), abs=1e-6)
+
+
+def test_region_is_centred_and_scales_with_the_area():
+    region = Region.around(Box(10, 20, 30, 120), 4.0)
+    assert region.side == pytest.approx(4 * 60)
+    assert (region.x + region.side / 2, region.y + region.side / 2) == pytest.approx((25, 80))
+    assert Region.around(Box(0, 0, 0.1, 0.1), 2.0).side == 2.0

@@ -1,0 +1,126 @@
+"""Following one target, with a network that finds bright blobs exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ros2_tracker.tracking.frame import ArrayFrame
+from ros2_tracker.tracking.geometry import Box, BoxError, iou
+from ros2_tracker.tracking.network import TrackingNetwork
+from ros2_tracker.tracking.reliability import ReliabilityModel
+from ros2_tracker.tracking.result import TrackState
+from ros2_tracker.tracking.settings import ReliabilitySettings, TargetSettings
+from ros2_tracker.tracking.target import Target
+
+DT = 1 / 30
+BOX = (100.0, 80.0, 24.0, 20.0)
+
+
+def picture(x: float | None, y: float = 80.0) -> ArrayFrame:
+    """A dark 320x240 image with a bright 24x20 blob, or without one."""
+    image = np.full((240, 320, 3), 40, np.uint8)
+    if x is not None:
+        image[max(round(y), 0) : round(y) + 20, max(round(x), 0) : max(round(x) + 24, 0)] = 250
+    return ArrayFrame(image)
+
+
+@pytest.fixture
+def target(blob_network: TrackingNetwork) -> Target:
+    return Target(blob_network, TargetSettings(), picture(100), BOX, 0.0)
+
+
+def test_moving_blob_is_followed_and_its_velocity_learnt(target: Target):
+    for i in range(1, 31):
+        result = target.update(picture(100 + 3 * i), i * DT)
+        assert result.state is TrackState.TRACKING
+        assert iou(Box(*result.box), Box(100 + 3 * i, 80, 24, 20)) > 0.8
+    assert result.velocity == pytest.approx((90.0, 0.0), abs=8.0)
+    assert result.previous_state is TrackState.TRACKING
+    assert result.candidate == result.box
+    assert result.covariance.shape == (4, 4)
+
+
+def test_vanished_target_becomes_uncertain_then_lost_and_comes_back(target: Target):
+    seen = [target.update(picture(100), DT)]
+    for i in range(2, 32):
+        seen.append(target.update(picture(None), i * DT))
+    states = [r.state for r in seen]
+    assert states[0] is TrackState.TRACKING
+    assert states == sorted(states), "never back while there is nothing to see"
+    assert states[-1] is TrackState.LOST
+    assert seen[-1].box is None
+    assert len(seen[-1].candidate) == 4
+    changes = [(r.previous_state, r.state) for r in seen if r.state is not r.previous_state]
+    assert changes == [(TrackState.TRACKING, TrackState.UNCERTAIN), (TrackState.UNCERTAIN, TrackState.LOST)]
+
+    back = [target.update(picture(106), i * DT) for i in range(32, 42)]
+    found = next(r for r in back if r.state is TrackState.TRACKING)
+    assert found.previous_state is TrackState.LOST
+    assert found.not_tracking_for == pytest.approx(1.0, abs=0.2)
+    assert iou(Box(*back[-1].box), Box(106, 80, 24, 20)) > 0.8
+
+
+def test_doubtful_box_does_not_move_the_search(target: Target):
+    for i in range(1, 6):
+        target.update(picture(100), i * DT)
+    searched = target.box
+    target.update(picture(None), 6 * DT)
+    assert target.box == searched
+
+
+def test_failed_update_changes_nothing(target: Target, blob_engine):
+    target.update(picture(103), DT)
+    before = (target.box, target.state)
+    blob_engine.broken = True
+    with pytest.raises(FloatingPointError):
+        target.update(picture(130), 2 * DT)
+    assert (target.box, target.state) == before
+    blob_engine.broken = False
+    undisturbed = target.update(picture(106), 3 * DT)
+    assert undisturbed.state is TrackState.TRACKING
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0, 0.0])
+def test_jump_in_time_does_not_lose_the_target(target: Target, jump: float):
+    for i in range(1, 11):
+        target.update(picture(100 + i), i * DT)
+    stamp = 10 * DT + jump
+    result = target.update(picture(111), stamp)
+    assert result.state is TrackState.TRACKING
+    assert iou(Box(*result.box), Box(111, 80, 24, 20)) > 0.8
+    assert all(abs(v) < 500 for v in result.velocity)
+    assert target.update(picture(112), stamp + DT).state is TrackState.TRACKING
+
+
+def test_target_may_leave_through_the_border(target: Target):
+    for i in range(1, 60):
+        result = target.update(picture(100 - 3 * i), i * DT)
+        assert np.isfinite(result.candidate).all()
+    assert result.state is TrackState.LOST
+
+
+def test_size_changes_slowly(blob_network: TrackingNetwork):
+    target = Target(blob_network, TargetSettings(), picture(100), (100.0, 80.0, 48.0, 40.0), 0.0)
+    weight = blob_network.variant.size_update
+    result = target.update(picture(112, 90), DT)
+    assert result.box[2] == pytest.approx(weight * 24 + (1 - weight) * 48, abs=1.0)
+
+
+def test_new_settings_take_effect_on_the_next_frame(target: Target):
+    target.settings = TargetSettings(reliability=ReliabilitySettings(uncertain_after=0.0, lost_after=0.0))
+    assert target.update(picture(None), DT).state is TrackState.LOST
+
+
+def test_reliability_is_that_of_the_networks_model(blob_network: TrackingNetwork):
+    blob_network.reliability = replace(blob_network.reliability, bias=-100.0)
+    target = Target(blob_network, TargetSettings(), picture(100), BOX, 0.0)
+    assert isinstance(blob_network.reliability, ReliabilityModel)
+    assert target.update(picture(100), DT).reliability < 1e-6
+
+
+def test_box_that_cannot_be_followed_is_refused(blob_network: TrackingNetwork):
+    with pytest.raises(BoxError, match="500"):
+        Target(blob_network, TargetSettings(), picture(100), (500.0, 80.0, 24.0, 20.0), 0.0)
