@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PolygonStamped, Vector3, Vector3Stamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
@@ -91,10 +91,7 @@ class TrackerNode(LifecycleNode):
         self._camera_info_key: tuple[object, ...] = ()
         self._last_image_s = 0.0
         self._active_since_s = 0.0
-        self._unstamped = 0
-        kinds = ("transport", "image_age", "processing", "network")
-        self._latencies = {kind: diagnostics.LatencyWindow() for kind in kinds}
-        self._input_rate, self._answer_rate = diagnostics.RateMeter(), diagnostics.RateMeter()
+        self._reporter = diagnostics.Reporter(self.get_name(), self.get_fully_qualified_name())
         self.add_on_set_parameters_callback(self._on_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Steady, so that a paused simulation still reports.
@@ -245,9 +242,9 @@ class TrackerNode(LifecycleNode):
         stamp_ns = messages.stamp_ns(header.stamp)
         if stamp_ns == 0:
             # A driver that does not stamp: the arrival is the best there is.
-            self._unstamped += 1
+            self._reporter.images_unstamped += 1
             stamp_ns = self.get_clock().now().nanoseconds
-        self._latencies["transport"].add((self.get_clock().now().nanoseconds - stamp_ns) / 1e9)
+        self._reporter.latencies["transport"].add((self.get_clock().now().nanoseconds - stamp_ns) / 1e9)
         too_old, out_of_order = self._counters.images_too_old, self._counters.images_out_of_order
         self._session.push(StampedFrame(stamp_ns, frame, n_bytes, header))
         if self._counters.images_out_of_order > out_of_order:
@@ -355,9 +352,9 @@ class TrackerNode(LifecycleNode):
             return
         assert self._network is not None  # reports end before the network is released
         now_ns = self.get_clock().now().nanoseconds
-        self._latencies["image_age"].add((now_ns - report.source.stamp_ns) / 1e9)
-        self._latencies["processing"].add(report.processing_s)
-        self._latencies["network"].add(sum(target.result.network_s for target in report.targets))
+        self._reporter.latencies["image_age"].add((now_ns - report.source.stamp_ns) / 1e9)
+        self._reporter.latencies["processing"].add(report.processing_s)
+        self._reporter.latencies["network"].add(sum(target.result.network_s for target in report.targets))
         pointed = False
         for target in report.targets:
             bearing = self._bearing_of(report, target.result.box)
@@ -409,67 +406,37 @@ class TrackerNode(LifecycleNode):
     # -- diagnostics --------------------------------------------------------------------------------------------
 
     def _publish_diagnostics(self) -> None:
+        images = self._input_health()
+        if images is not None and images.silence:
+            self.get_logger().warning(images.silence, throttle_duration_sec=_LOG_PERIOD_S)
+        targets = self._session.target_ids if self._session is not None else []
+        drawn = self._debug.drawn if self._debug is not None else 0
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
-        array.status = [self._input_status(), self._tracking_status(), self._engine_status()]
+        array.status = [
+            self._reporter.input_status(self._counters, images),
+            self._reporter.tracking_status(self._counters, targets, drawn),
+            self._reporter.engine_status(self._engine_health()),
+        ]
         self._diagnostics.publish(array)
 
-    def _input_status(self) -> DiagnosticStatus:
-        now_s = time.monotonic()
-        values: dict[str, object] = dict(self._counters.as_dict())
-        values["images_unstamped"] = self._unstamped
-        values["image_rate_hz"] = self._input_rate.rate(self._counters.images_received, now_s)
-        level, message = DiagnosticStatus.OK, "images arrive"
-        if self._session is None:
-            message = "not active"
-        else:
-            silent_s = now_s - max(self._last_image_s, self._active_since_s)
-            publishers = self.count_publishers(self._images.topic_name)
-            values["image_topic"] = self._images.topic_name
-            values["image_publishers"] = publishers
-            frames, n_bytes = self._session.buffered
-            values["buffered_frames"], values["buffered_megabytes"] = frames, n_bytes / 2**20
-            if silent_s > self._settings["image_timeout"]:
-                level, message = DiagnosticStatus.WARN, self._why_silent(silent_s, publishers)
-                self.get_logger().warning(message, throttle_duration_sec=_LOG_PERIOD_S)
-        return self._diagnostic(level, "input", message, values)
-
-    def _why_silent(self, silent_s: float, publishers: int) -> str:
+    def _input_health(self) -> diagnostics.Input | None:
+        if self._session is None or self._images is None:
+            return None
         topic = self._images.topic_name
-        if publishers == 0:
-            return f"no image for {silent_s:.1f} s: nobody publishes {topic} (remap `image`, check ROS_DOMAIN_ID)"
-        return (
-            f"no image for {silent_s:.1f} s although {publishers} publisher(s) of {topic} are there: the camera "
-            "stopped, or its images do not fit into its shared-memory segment (start the camera with our Fast DDS "
-            "profile, or set qos.image.reliability: reliable; see README, troubleshooting)"
+        return diagnostics.Input(
+            topic=topic,
+            publishers=self.count_publishers(topic),
+            silent_s=time.monotonic() - max(self._last_image_s, self._active_since_s),
+            timeout_s=self._settings["image_timeout"],
+            buffered=self._session.buffered,
         )
 
-    def _tracking_status(self) -> DiagnosticStatus:
-        values: dict[str, object] = {
-            "targets": ", ".join(self._session.target_ids) if self._session is not None else "",
-            "debug_images": self._debug.drawn if self._debug is not None else 0,
-            "answer_rate_hz": self._answer_rate.rate(self._counters.images_answered, time.monotonic()),
-        }
-        for name, window in self._latencies.items():
-            percentiles = window.percentiles_ms()
-            if percentiles is not None:
-                values[f"{name}_p50_ms"], values[f"{name}_p99_ms"] = percentiles
-        return self._diagnostic(DiagnosticStatus.OK, "tracking", "following" if values["targets"] else "idle", values)
-
-    def _engine_status(self) -> DiagnosticStatus:
-        if self._failure:
-            return self._diagnostic(DiagnosticStatus.ERROR, "engine", self._failure, {})
-        if self._network is None:
-            return self._diagnostic(DiagnosticStatus.OK, "engine", "not configured", {})
-        values = {
-            "model": self._network.variant.name,
-            "engine": self._network.engine.description,
-            "reliability_calibrated": self._network.reliability.calibrated,
-        }
-        return self._diagnostic(DiagnosticStatus.OK, "engine", "ready", values)
-
-    def _diagnostic(self, level: bytes, name: str, message: str, values: dict[str, object]) -> DiagnosticStatus:
-        return diagnostics.status(level, f"{self.get_name()}: {name}", message, values, self.get_fully_qualified_name())
+    def _engine_health(self) -> diagnostics.Engine:
+        if self._failure or self._network is None:
+            return diagnostics.Engine(failure=self._failure)
+        network = self._network
+        return diagnostics.Engine(network.variant.name, network.engine.description, network.reliability.calibrated)
 
 
 def main(args: Sequence[str] | None = None) -> int:

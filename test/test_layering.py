@@ -10,6 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ros2_tracker"
 FREE_OF_ROS = ("tracking", "models", "engines", "evaluation")
+NEED_TORCH = {"engines/export.py", "models/layers.py", "models/ostrack.py", "models/stark.py"}
+"""The networks themselves, and their export; whoever uses them imports them late."""
 ROS = {"rclpy", "sensor_msgs", "vision_msgs", "geometry_msgs", "std_msgs", "std_srvs", "diagnostic_msgs", "rosbags"}
 
 
@@ -58,6 +60,8 @@ def test_importing_the_ros_free_folders_brings_in_neither_ros_nor_torch():
     modules = ["ros2_tracker", "ros2_tracker.cli", "ros2_tracker.doctor"]
     for folder in FREE_OF_ROS:
         for file in sorted((PACKAGE / folder).rglob("*.py")):
+            if file.relative_to(PACKAGE).as_posix() in NEED_TORCH:
+                continue
             parts = file.relative_to(ROOT).with_suffix("").parts
             modules.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
     code = (

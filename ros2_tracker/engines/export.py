@@ -32,7 +32,7 @@ from ros2_tracker.models.layers import fuse_repvgg, normalized
 from ros2_tracker.models.ostrack import OSTrack, decode_centers
 from ros2_tracker.models.stark import Features, Stark, StarkLightning
 from ros2_tracker.models.variant import Variant
-from ros2_tracker.tracking.decode import hann_window
+from ros2_tracker.models.window import hann_window
 
 OPSET = 18
 OUTPUTS = ("box", "score", "score_map")

@@ -22,12 +22,6 @@ class Candidate:
     """(row, column) of the chosen cell."""
 
 
-def hann_window(cells: int) -> NDArray[np.float32]:
-    """Cells x cells outer product of a Hann window whose border is small but not zero (SPEC 1.5)."""
-    one = np.hanning(cells + 2)[1:-1]
-    return np.outer(one, one).astype(np.float32)
-
-
 def decode_ltrb(
     score_map: NDArray[np.float32], ltrb: NDArray[np.float32], window: NDArray[np.float32] | None
 ) -> Candidate:

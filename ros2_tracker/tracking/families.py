@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ros2_tracker.models.variant import Variant
-from ros2_tracker.tracking.decode import Candidate, decode_center, hann_window
+from ros2_tracker.models.window import hann_window
+from ros2_tracker.tracking.decode import Candidate, decode_center
 from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box
 from ros2_tracker.tracking.sample_target import SampleRegion, clipped, map_back, padding_mask, sample_crop

@@ -69,12 +69,6 @@ class FrameBuffer:
         self.n_bytes += frame.n_bytes
         self._trim()
 
-    def discard(self, frame: StampedFrame) -> None:
-        """Forget one frame that turned out to be unusable; nothing happens if it is gone already."""
-        if frame in self._frames:
-            self._frames.remove(frame)
-            self.n_bytes -= frame.n_bytes
-
     def clear(self) -> None:
         """Forget all frames."""
         self._frames.clear()

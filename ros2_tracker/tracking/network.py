@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ros2_tracker.engines.base import Engine, EngineError, load_engine
 from ros2_tracker.models.variant import Variant, load_variant
-from ros2_tracker.tracking.decode import Candidate, decode_ltrb, hann_window
+from ros2_tracker.models.window import hann_window
+from ros2_tracker.tracking.decode import Candidate, decode_ltrb
 from ros2_tracker.tracking.reliability import DEFAULT_RELIABILITY, ReliabilityModel
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -87,6 +88,7 @@ class TrackingSession:
         self._targets: dict[str, _Followed] = {}
         self._names = 0
         self._last_answer: tuple[int, tuple[TargetReport, ...]] = (-1, ())
+        self._broken_stamps: deque[int] = deque(maxlen=256)
         self._update_s = 0.02
         self.counters = counters or Counters()
 
@@ -370,9 +372,10 @@ class TrackingSession:
             return source.frame.height > 0
         except FrameError as error:
             with self._changed:
-                self.counters.images_broken += 1
-                # Once is enough: a target that catches up must not find it again.
-                self._buffer.discard(source)
+                # A target that catches up meets it again; it is counted once.
+                if source.stamp_ns not in self._broken_stamps:
+                    self._broken_stamps.append(source.stamp_ns)
+                    self.counters.images_broken += 1
             self._observer.on_failure("image not usable", error)
             return False
 

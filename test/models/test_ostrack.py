@@ -12,7 +12,7 @@ from ros2_tracker.models.ostrack import (  # noqa: E402
     decode_centers,
     template_rows,
 )
-from ros2_tracker.tracking.decode import hann_window  # noqa: E402
+from ros2_tracker.models.window import hann_window  # noqa: E402
 
 MAPS, BOXES, FEATURES = 5e-6, 5e-6, 3e-5  # suggested limits of the fixtures' README
 

@@ -20,7 +20,7 @@ def test_missing_weights_are_named_with_the_way_to_get_them(tmp_path):
     variant = load_variant("ostrack-b256")
     with pytest.raises(WeightsMissingError, match=r"ostrack-b256.*nowhere\.safetensors.*import-checkpoint"):
         variant.require_weights(tmp_path / "nowhere.safetensors")
-    with pytest.raises(WeightsMissingError, match="no ONNX graph is shipped"):
+    with pytest.raises(WeightsMissingError, match="no ONNX graph of it is shipped"):
         variant.require_graph()
 
 

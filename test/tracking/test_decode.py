@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ros2_tracker.tracking.decode import decode_ltrb, hann_window
+from ros2_tracker.models.window import hann_window
+from ros2_tracker.tracking.decode import decode_ltrb
 
 
 def maps(cells: int = 16) -> tuple[np.ndarray, np.ndarray]:
