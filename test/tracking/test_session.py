@@ -438,6 +438,18 @@ def test_late_image_is_dropped(bench: Bench):
     assert [r.source.stamp_ns for r in bench.reports] == [stamp_of(0), stamp_of(3)]
 
 
+def test_image_with_a_repeated_stamp_is_dropped(bench: Bench):
+    bench.push(0)
+    bench.init(0, "a")
+    bench.work()
+    bench.push(1)
+    bench.work()
+    bench.push(1)
+    bench.work()
+    assert bench.counters.images_out_of_order == 1
+    assert [r.source.stamp_ns for r in bench.reports] == [stamp_of(0), stamp_of(1)]
+
+
 def test_newer_image_replaces_one_that_was_not_taken(bench: Bench):
     for index in range(4):
         bench.push(index)
@@ -480,6 +492,20 @@ def test_image_that_cannot_be_decoded_is_counted_and_the_target_goes_on(bench: B
     assert str(bench.failures[0][1]) == "truncated"
     bench.play(2, 3)
     assert bench.reports[-1].targets[0].result.state is TrackState.TRACKING
+
+
+def test_broken_image_met_again_while_catching_up_is_counted_once(bench: Bench):
+    bench.push(0)
+    bench.init(0, "a")
+    bench.work()
+    bench.push(1, BrokenFrame(FrameError("truncated")))
+    bench.work()
+    bench.play(2, 4)
+    bench.init(0, "b")
+    bench.work()
+    assert bench.counters.images_broken == 1
+    assert bench.counters.catch_up_frames == 4
+    assert {t.target_id for t in bench.reports[-1].targets} == {"a", "b"}
 
 
 def test_failing_network_is_counted_and_survived(bench: Bench, blob_engine):
