@@ -24,7 +24,7 @@ def test_precision_chooses_the_graph():
 
 
 def test_named_weights_win_over_the_precision(tmp_path):
-    with pytest.raises(WeightsMissingError, match="missing.onnx"):
+    with pytest.raises(WeightsMissingError, match=r"missing\.onnx"):
         load_variant("default").require_graph("int8", tmp_path / "missing.onnx")
 
 
