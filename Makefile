@@ -5,6 +5,11 @@ SHELL := /bin/bash
 .PHONY: help setup demo test lint clean
 
 PYTHON ?= python3
+# For the tests of the networks and their export; empty: those tests skip. Where a plain torch brings gigabytes of CUDA
+# libraries, name a CPU build of it, or one that is there already.
+TORCH ?= torch==2.13.0 safetensors onnx onnxscript
+# Builds engines without a GPU. x86-64 only.
+TENSORRT ?= $(if $(filter x86_64,$(shell uname -m)),tensorrt-rtx cuda-bindings)
 SEQUENCE ?=
 VIDEO ?=
 INIT ?=
@@ -41,7 +46,7 @@ demo: .venv/.ready
 	@$(RUN) -m ros2_tracker.ros.demo --output demo_output \
 	  $(if $(SEQUENCE),--sequence '$(SEQUENCE)') $(if $(VIDEO),--video '$(VIDEO)' --init '$(INIT)')
 
-test: lint
+test: lint .venv/.networks
 	@$(RUN) -m pytest
 
 lint: .venv/.ready
@@ -49,6 +54,11 @@ lint: .venv/.ready
 
 clean:
 	rm -rf .venv build install log dist demo_output *.egg-info packaging/*/build packaging/*/*.egg-info
+
+.venv/.networks: .venv/.ready
+	$(call say,installing what the tests of the networks need: $(TORCH) $(TENSORRT))
+	@$(if $(strip $(TORCH)$(TENSORRT)),$(PIP) install $(TORCH) $(TENSORRT))
+	@touch $@
 
 .venv/.ready: $(SETUP_INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

@@ -9,7 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from ros2_tracker.engines.load import EngineSettings
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -76,6 +79,7 @@ def _track(arguments: argparse.Namespace) -> int:
     from ros2_tracker.evaluation.sequences import open_frames
     from ros2_tracker.evaluation.track import track_sequence
     from ros2_tracker.tracking.geometry import BoxError
+    from ros2_tracker.tracking.network import TrackingNetwork
     from ros2_tracker.tracking.tracker import Tracker
 
     _check_model(arguments.model)
@@ -86,7 +90,7 @@ def _track(arguments: argparse.Namespace) -> int:
             raise UsageError(f"{arguments.source} does not say where the target is in its first frame: give --init")
         box = tuple(float(v) for v in source.ground_truth[0])
     fps = arguments.fps or source.fps or _DEFAULT_FPS
-    tracker = Tracker.load(arguments.model, engine=arguments.engine)
+    tracker = Tracker(TrackingNetwork.load(arguments.model, _engine_settings(arguments)))
     try:
         summary = track_sequence(tracker, source, box, fps, arguments.results, arguments.output)
     except BoxError as error:
@@ -149,6 +153,59 @@ def _import_checkpoint(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _export(arguments: argparse.Namespace) -> int:
+    from ros2_tracker.models.variant import load_variant
+
+    _check_model(arguments.model)
+    variant = load_variant(arguments.model)
+    weights = variant.require_weights(arguments.weights)
+    try:
+        from ros2_tracker.evaluation.export import export_checked
+    except ImportError as error:
+        raise OSError(f"the export needs `pip install torch safetensors onnx onnxscript` ({error})") from error
+
+    report = export_checked(
+        variant,
+        weights,
+        arguments.output,
+        arguments.precision,
+        arguments.batch,
+        check=not arguments.no_check,
+        progress=lambda step: print(f"ros2-tracker export: {step}", file=sys.stderr),
+    )
+    print(json.dumps(report.as_dict()) if arguments.json else report.as_text())
+    return EXIT_OK
+
+
+def _build_engine(arguments: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ros2_tracker.engines.build import build_ahead
+    from ros2_tracker.engines.load import EngineSettings
+    from ros2_tracker.models.variant import load_variant
+
+    _check_model(arguments.model)
+    try:
+        settings = EngineSettings(
+            "tensorrt", arguments.precision, arguments.weights, device=arguments.device, cache_dir=arguments.cache_dir
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    variant = load_variant(arguments.model)
+    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}", disable=None, leave=False) as bar:
+
+        def show(phase: str, fraction: float | None) -> None:
+            bar.set_description(phase[:60], refresh=False)
+            bar.n = bar.n if fraction is None else round(100 * fraction)
+            bar.refresh()
+
+        built = build_ahead(variant, settings, arguments.without_gpu, show)
+    for engine in built:
+        tested = engine.self_test or "not tested: there was no GPU"
+        print(f"{engine.file}: {engine.megabytes:.1f} MiB, {engine.seconds:.1f} s, {tested}")
+    return EXIT_OK
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from ros2_tracker import doctor
 
@@ -169,9 +226,65 @@ def _bench(arguments: argparse.Namespace) -> int:
         return node_bench.run(arguments)
     from ros2_tracker.evaluation.bench import run_bench
 
-    report = run_bench(arguments.model, arguments.engine, arguments.frames, arguments.size, arguments.targets)
-    print(json.dumps(report.as_dict()) if arguments.json else report.as_text())
+    settings = _bench_settings(arguments)
+    if arguments.self_test:
+        return _self_test(arguments.model, settings)
+    reports = run_bench(arguments.model, arguments.frames, arguments.size, arguments.targets, settings)
+    if not arguments.json:
+        print("\n\n".join(report.as_text() for report in reports))
+    elif len(reports) == 1:
+        print(json.dumps(reports[0].as_dict()))
+    else:
+        print(json.dumps({"runs": [report.as_dict() for report in reports]}))
     return EXIT_OK
+
+
+def _bench_settings(arguments: argparse.Namespace) -> list[EngineSettings]:
+    """The engine that was asked for, or all that can run the model here."""
+    if arguments.engine != "all":
+        return [_engine_settings(arguments)]
+    from dataclasses import replace
+
+    from ros2_tracker.engines.load import usable_options
+    from ros2_tracker.models.variant import load_variant
+
+    arguments.engine = "auto"
+    any_engine = _engine_settings(arguments)
+    usable = [o for o in usable_options(load_variant(arguments.model), any_engine) if not o.missing]
+    return [
+        replace(any_engine, engine=o.engine, precision=o.precision, device=any_engine.device if o.gpu else "cpu")
+        for o in usable
+    ]
+
+
+def _self_test(model: str, settings: Sequence[EngineSettings]) -> int:
+    """Compare engines with one on the CPU."""
+    from ros2_tracker.engines.load import EngineSettings, load_engines
+    from ros2_tracker.engines.self_test import TOLERANCES, self_test
+    from ros2_tracker.models.variant import load_variant
+
+    variant = load_variant(model)
+    passed = True
+    for each in settings:
+        try:
+            reference = load_engines(variant, EngineSettings("auto", "fp32", each.weights, device="cpu"))
+        except (ValueError, OSError):  # there is only another precision of it
+            reference = load_engines(variant, EngineSettings("auto", "auto", each.weights, device="cpu"))
+        tested = load_engines(variant, each)
+        precision = max(tested.precision, reference.precision, key=TOLERANCES.__getitem__)
+        result = self_test(tested, reference, precision)
+        passed = passed and result.passed
+        print(f"{tested.per_frame.description}, against {reference.per_frame.description}: {result.text}")
+    return EXIT_OK if passed else EXIT_FAILURE
+
+
+def _engine_settings(arguments: argparse.Namespace) -> EngineSettings:
+    from ros2_tracker.engines.load import EngineSettings
+
+    try:
+        return EngineSettings(arguments.engine, arguments.precision, arguments.weights, device=arguments.device)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _check_model(name: str) -> None:
@@ -240,6 +353,40 @@ def _parser() -> argparse.ArgumentParser:
     importer.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.safetensors")
     importer.set_defaults(run=_import_checkpoint)
 
+    export = verbs.add_parser(
+        "export",
+        help="write a network's ONNX graph",
+        description="Write the ONNX graph of a network, with what comes before and after it inside: uint8 crops in, a "
+        "box out. STARK has a second one beside it, OUT.template.onnx. The graph is compared with torch before it is "
+        "put into its place.",
+        epilog="example: ros2-tracker export --model ostrack-b256 --precision fp16 -o ostrack-b256.fp16.onnx",
+    )
+    export.add_argument("--model", required=True, metavar="M", help="a variant that `ros2-tracker models` lists")
+    export.add_argument("-o", "--output", required=True, type=_onnx, metavar="OUT.onnx")
+    export.add_argument("--weights", metavar="FILE.safetensors", help="instead of the model's own")
+    export.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="of the graph (default: fp32)")
+    export.add_argument("--batch", type=_count, default=1, metavar="N", help="targets a run handles (default: 1)")
+    export.add_argument("--no-check", action="store_true", help="do not compare with torch")
+    export.add_argument("--json", action="store_true", help="print as JSON")
+    export.set_defaults(run=_export)
+
+    builder = verbs.add_parser(
+        "build-engine",
+        help="build and cache the TensorRT engine of a model ahead of time",
+        description="Build the TensorRT engine that the node would otherwise build when it is configured, test it, and "
+        "put it into the cache.",
+        epilog="example: ros2-tracker build-engine --model ostrack-b256 --precision fp16",
+    )
+    builder.add_argument("--model", default="default", metavar="M", help="a variant that `ros2-tracker models` lists")
+    builder.add_argument("--precision", choices=("auto", "fp32", "fp16"), default="auto", help="(default: auto)")
+    builder.add_argument("--weights", metavar="FILE.onnx", help="instead of the model's own graph")
+    builder.add_argument("--device", default="auto", metavar="D", help="cuda or cuda:N (default: the first GPU)")
+    builder.add_argument("--cache-dir", metavar="FOLDER", help="of engines (default: the user's own)")
+    builder.add_argument(
+        "--without-gpu", action="store_true", help="on a machine without one, for any that TensorRT for RTX supports"
+    )
+    builder.set_defaults(run=_build_engine)
+
     doctor = verbs.add_parser(
         "doctor",
         help="say what is there to run with, and what to do about what is not",
@@ -253,13 +400,17 @@ def _parser() -> argparse.ArgumentParser:
     bench = verbs.add_parser(
         "bench",
         help="time every stage of an update",
-        description="Time crop, network, decode and the whole update on rendered frames; start-up and memory, too.",
-        epilog="example: ros2-tracker bench --size 1920x1080 --frames 500",
+        description="Time crop, network, decode and the whole update on rendered frames; start-up and memory, too. "
+        "Engines (--engine all: every one that can run the model here) and numbers of targets take turns.",
+        epilog="example: ros2-tracker bench --size 1920x1080 --engine all --targets 1,4",
     )
-    _add_network(bench)
+    _add_network(bench, "all")
     bench.add_argument("--frames", type=_count, default=300, metavar="N", help="how many to time (default: 300)")
     bench.add_argument("--size", type=_size, default=(640, 480), metavar="WxH", help="of the frames (default: 640x480)")
-    bench.add_argument("--targets", type=_count, default=1, metavar="K", help="followed at once (default: 1)")
+    bench.add_argument(
+        "--targets", type=_counts, default=(1,), metavar="K[,K...]", help="followed at once, in turns (default: 1)"
+    )
+    bench.add_argument("--self-test", action="store_true", help="compare the engine with one on the CPU instead")
     bench.add_argument("--json", action="store_true", help="print as JSON")
     node = bench.add_argument_group("the ROS 2 node instead, with a camera and a client in processes of their own")
     node.add_argument("--node", action="store_true", help="time the node from an image's stamp to its track's arrival")
@@ -276,11 +427,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_network(parser: argparse.ArgumentParser) -> None:
-    from ros2_tracker.engines.base import ENGINES
+def _add_network(parser: argparse.ArgumentParser, *more_engines: str) -> None:
+    from ros2_tracker.engines.base import ENGINES, PRECISIONS
 
     parser.add_argument("--model", default="default", metavar="M", help="a variant that `ros2-tracker models` lists")
-    parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs the network (default: auto)")
+    engines = (*ENGINES, *more_engines)
+    parser.add_argument("--engine", choices=engines, default="auto", help="what runs the network (default: auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of its arithmetic (default: auto)")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--weights", metavar="FILE", help="ONNX graph or safetensors instead of the model's own")
 
 
 def _box(text: str) -> tuple[float, float, float, float]:
@@ -291,6 +446,12 @@ def _box(text: str) -> tuple[float, float, float, float]:
     if not all(math.isfinite(v) for v in (x, y, w, h)) or w <= 0.0 or h <= 0.0:
         raise argparse.ArgumentTypeError(f"{text!r} must be finite, with a positive width and height")
     return x, y, w, h
+
+
+def _onnx(text: str) -> Path:
+    if not text.lower().endswith(".onnx"):
+        raise argparse.ArgumentTypeError(f"{text!r} must end in .onnx")
+    return Path(text)
 
 
 def _mp4(text: str) -> Path:
@@ -317,6 +478,10 @@ def _count(text: str) -> int:
     if not 1 <= value <= 1_000_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return value
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(_count(part) for part in text.split(","))
 
 
 def _positive(text: str) -> float:

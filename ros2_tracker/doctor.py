@@ -71,7 +71,8 @@ class Check:
 
 def examine() -> list[Check]:
     """Look at everything; takes some seconds."""
-    return [*_python_checks(), *_optional_engines(), *_ros_checks(), _shared_memory()]
+    engines = [*_optional_engines(), _engine_choice(), _engine_cache()]
+    return [*_python_checks(), *engines, *_ros_checks(), _shared_memory()]
 
 
 def healthy(checks: list[Check]) -> bool:
@@ -155,7 +156,8 @@ def _optional_engines() -> list[Check]:
     if loads:
         checks.append(Check("PyTorch", Verdict.OK, detail))
     else:
-        checks.append(_not_loaded("PyTorch", "torch", detail, "only needed for training and export: pip install torch"))
+        advice = "only needed to run imported weights and to export them: pip install torch safetensors"
+        checks.append(_not_loaded("PyTorch", "torch", detail, advice))
     name, (loads, detail) = next(
         ((n, found[n]) for n in ("tensorrt", "tensorrt_rtx") if found[n][0]), ("tensorrt", found["tensorrt"])
     )
@@ -165,6 +167,41 @@ def _optional_engines() -> list[Check]:
         advice = "only of use with an NVIDIA GPU: JetPack and NVIDIA's apt repository have it"
         checks.append(_not_loaded("TensorRT", "tensorrt", detail, advice))
     return checks
+
+
+def _engine_choice() -> Check:
+    """Which engine `auto` would take for the default model, and what each of the others lacks."""
+    from ros2_tracker.engines.load import EngineSettings, list_options
+    from ros2_tracker.models.variant import load_variant
+
+    name = "engine: auto"
+    try:
+        options = list_options(load_variant("default"), EngineSettings())
+    except Exception as error:  # whatever is wrong is what the doctor is asked for
+        return Check(name, Verdict.PROBLEM, _one_line(error))
+    ready = [option.label for option in options if not option.missing]
+    lacking = "; ".join(f"{option.label}: {option.missing}" for option in options if option.missing)
+    if not ready:
+        return Check(name, Verdict.PROBLEM, f"nothing can run the default model ({lacking})")
+    return Check(name, Verdict.OK, f"takes {ready[0]} for the default model ({lacking})")
+
+
+def _engine_cache() -> Check:
+    """What was built for this machine, and whether it can be trusted."""
+    from ros2_tracker.engines.base import EngineError
+    from ros2_tracker.engines.cache import EngineCache
+
+    name = "engine cache"
+    try:
+        cache = EngineCache()
+        entries = cache.entries()
+    except (EngineError, OSError) as error:
+        return Check(name, Verdict.PROBLEM, str(error))
+    broken = [f"{entry.path.name}: {entry.problem}" for entry in entries if entry.problem]
+    if broken:
+        return Check(name, Verdict.PROBLEM, "; ".join(broken), "it will be built anew when it is needed")
+    mebibytes = sum(entry.size for entry in entries) / _MIB
+    return Check(name, Verdict.OK, f"{cache.folder}: {len(entries)} engines, {mebibytes:.0f} MiB")
 
 
 def _ros_checks() -> list[Check]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,11 +19,15 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PolygonStamped, Vector3, Vector3Stamped
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle.node import LifecycleNodeMixin
+from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.service import Service
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header, String
@@ -32,9 +37,11 @@ from vision_msgs.msg import Detection2D, Detection2DArray
 from ros2_tracker.engines.base import EngineError
 from ros2_tracker.msg import TrackEvent, TrackStatus
 from ros2_tracker.ros import boxes, diagnostics, messages, parameters, qos
+from ros2_tracker.ros.background import run_serving
 from ros2_tracker.ros.bearing import BearingModel, why_no_bearing
 from ros2_tracker.ros.debug_image import DebugImagePublisher
 from ros2_tracker.ros.image_view import ImageError, frame_from_compressed, frame_from_image
+from ros2_tracker.ros.loading import Loading
 from ros2_tracker.ros.memory import tune_malloc
 from ros2_tracker.ros.worker import Worker
 from ros2_tracker.tracking.events import Counters, EventType, FrameReport, InitRequest, Reason, TargetEvent
@@ -76,7 +83,10 @@ class TrackerNode(LifecycleNode):
 
     def __init__(self) -> None:
         """Declare parameters; ValueError or ParameterException when one of them is not valid."""
-        super().__init__("tracker")
+        # As LifecycleNode does it, but transitions have a callback group of their own, which its constructor does not
+        # pass on: all else is answered while `configure` loads the network.
+        Node.__init__(self, "tracker")
+        LifecycleNodeMixin.__init__(self, callback_group=MutuallyExclusiveCallbackGroup())
         self._settings = parameters.declare(self)
         if self._settings["tune_malloc"]:
             tune_malloc()
@@ -85,8 +95,10 @@ class TrackerNode(LifecycleNode):
         self._worker: Worker | None = None
         self._images: Subscription | None = None
         self._network: TrackingNetwork | None = None
+        self._cancel_service: Service | None = None
         self._debug: DebugImagePublisher | None = None
         self._failure = ""
+        self._loading: Loading | None = None
         self._bearing: BearingModel | None = None
         self._camera_info_key: tuple[object, ...] = ()
         self._last_image_s = 0.0
@@ -107,22 +119,27 @@ class TrackerNode(LifecycleNode):
 
     @_reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load and warm up the network, create all topics but the image."""
-        settings = self._settings
-        started = time.perf_counter()
+        """Create all topics but the image, load and warm up the network; answers everything else meanwhile."""
+        self._failure = ""
+        self._loading = Loading(self.get_logger(), self._settings["model"])
+        self._create_topics()
         try:
-            network = TrackingNetwork.load(
-                settings["model"], settings["engine"], settings["precision"], settings["weights"], settings["threads"]
-            )
+            network = run_serving(self, self._loaded_network)
+        except ExternalShutdownException:
+            return TransitionCallbackReturn.FAILURE
         except (ValueError, OSError, EngineError) as error:
             self._failure = str(error)
             self.get_logger().error(f"cannot configure: {error}")
+            self._release()
             return TransitionCallbackReturn.FAILURE
-        self._failure = ""
-        self.get_logger().info(
-            f"model {network.variant.name} on {network.engine.description}, "
-            f"ready after {time.perf_counter() - started:.2f} s"
-        )
+        finally:
+            took_s, self._loading = self._loading.elapsed_s, None
+        self._network = network
+        what = f"model {network.variant.name} on {network.engine.description}"
+        self.get_logger().info(f"{what}, ready after {took_s:.2f} s; {network.reason}")
+        return super().on_configure(state)
+
+    def _create_topics(self) -> None:
         self._tracks = self.create_lifecycle_publisher(Detection2DArray, "~/tracks", qos.RESULT)
         self._status = self.create_lifecycle_publisher(TrackStatus, "~/status", qos.RESULT)
         self._bearings = self.create_lifecycle_publisher(Vector3Stamped, "~/bearing", qos.RESULT)
@@ -136,8 +153,13 @@ class TrackerNode(LifecycleNode):
             self.create_subscription(String, "~/cancel_target", self._on_cancel_target, qos.COMMAND),
         ]
         self._cancel_service = self.create_service(Trigger, "~/cancel", self._on_cancel)
-        self._network = network
-        return super().on_configure(state)
+
+    def _loaded_network(self, cancelled: threading.Event) -> TrackingNetwork:
+        """On a thread of its own."""
+        assert self._loading is not None  # as long as this thread runs
+        return TrackingNetwork.load(
+            self._settings["model"], self._settings.engine, self._loading.report, cancelled
+        )
 
     @_reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -208,14 +230,15 @@ class TrackerNode(LifecycleNode):
         self._images = self._session = self._worker = self._debug = None
 
     def _release(self) -> None:
-        if self._network is None:
+        self._network = None
+        if self._cancel_service is None:
             return
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         for publisher in (self._tracks, self._status, self._bearings, self._debug_images, self._events):
             self.destroy_publisher(publisher)
         self.destroy_service(self._cancel_service)
-        self._network = None
+        self._cancel_service = None
 
     # -- input --------------------------------------------------------------------------------------------------
 
@@ -330,7 +353,8 @@ class TrackerNode(LifecycleNode):
         )
 
     def _on_parameters(self, changes: Sequence[Parameter]) -> SetParametersResult:
-        result, settings = parameters.judge_change(self._settings, changes, self._network is not None)
+        configured = self._network is not None or self._loading is not None
+        result, settings = parameters.judge_change(self._settings, changes, configured)
         if not result.successful:
             self.get_logger().warning(f"parameters not changed: {result.reason}")
             return result
@@ -434,7 +458,7 @@ class TrackerNode(LifecycleNode):
 
     def _engine_health(self) -> diagnostics.Engine:
         if self._failure or self._network is None:
-            return diagnostics.Engine(failure=self._failure)
+            return diagnostics.Engine(failure=self._failure, loading=self._loading.text if self._loading else "")
         network = self._network
         return diagnostics.Engine(network.variant.name, network.engine.description, network.reliability.calibrated)
 

@@ -36,9 +36,10 @@ def wrap(model: onnx.ModelProto) -> onnx.ModelProto:
         size = next(i for i in graph.input if i.name == old).type.tensor_type.shape.dim[-1].dim_value
         inputs.append(helper.make_tensor_value_info(new, TensorProto.UINT8, (1, size, size, 3)))
         before += [
-            helper.make_node("Transpose", [new], [f"{new}_chw"], perm=[0, 3, 1, 2]),
-            helper.make_node("Cast", [f"{new}_chw"], [f"{new}_float"], to=TensorProto.FLOAT),
-            helper.make_node("Sub", [f"{new}_float", "input_mean"], [f"{new}_centred"]),
+            # The cast comes first: TensorRT does nothing else with uint8.
+            helper.make_node("Cast", [new], [f"{new}_float"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", [f"{new}_float"], [f"{new}_chw"], perm=[0, 3, 1, 2]),
+            helper.make_node("Sub", [f"{new}_chw", "input_mean"], [f"{new}_centred"]),
             helper.make_node("Mul", [f"{new}_centred", "input_scale"], [old]),
         ]
     cells = next(o for o in graph.output if o.name == "c").type.tensor_type.shape.dim[-1].dim_value

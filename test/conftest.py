@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ros2_tracker.engines.base import Engines, NamedArrays
 from ros2_tracker.evaluation.synthetic import SyntheticClip
 from ros2_tracker.models.variant import load_variant
 from ros2_tracker.tracking.network import TrackingNetwork
@@ -25,9 +26,11 @@ class BlobEngine:
     """A network that finds the bright blob in the search region: an `Engine` of a few lines, exact and fast."""
 
     description = "finds bright blobs"
-    outputs: Mapping[str, tuple[int, ...]] = {
-        "score_map": (1, _CELLS, _CELLS),
-        "ltrb": (1, 4, _CELLS, _CELLS),
+    batch = None
+    inputs: Mapping[str, tuple[int | None, ...]] = {"template": (None, 128, 128, 3), "search": (None, 256, 256, 3)}
+    outputs: Mapping[str, tuple[int | None, ...]] = {
+        "score_map": (None, _CELLS, _CELLS),
+        "ltrb": (None, 4, _CELLS, _CELLS),
     }
 
     def __init__(self) -> None:
@@ -37,10 +40,12 @@ class BlobEngine:
         self.broken = False
         """Whether to answer with NaN."""
 
-    def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, targets: Sequence[NamedArrays]) -> list[NamedArrays]:
         self.runs += 1
         self.before_run()
-        search = inputs["search"][0]
+        return [self._answer(inputs["search"]) for inputs in targets]
+
+    def _answer(self, search: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         size = search.shape[0]
         bright = search[..., 1] > 150
         centres = (np.arange(_CELLS, dtype=np.float32) + 0.5) / _CELLS
@@ -56,7 +61,7 @@ class BlobEngine:
             ltrb = np.stack([x - left, y - top, right - x, bottom - y]).astype(np.float32)
         if self.broken:
             score_map[:] = np.nan
-        return {"score_map": score_map[None], "ltrb": ltrb[None]}
+        return {"score_map": score_map, "ltrb": ltrb}
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ def blob_engine() -> BlobEngine:
 @pytest.fixture
 def blob_network(blob_engine: BlobEngine) -> TrackingNetwork:
     """The default variant's settings on `blob_engine`."""
-    return TrackingNetwork(load_variant("default"), blob_engine)
+    return TrackingNetwork(load_variant("default"), Engines(blob_engine))
 
 
 @pytest.fixture(scope="session")

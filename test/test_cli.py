@@ -89,7 +89,7 @@ def test_track_a_video_with_init(otb_folder: Path, tmp_path: Path, capsys: pytes
         (["bench", "--size", "640"], "'640'"),
         (["bench", "--size", "10x10"], "'10x10'"),
         (["bench", "--frames", "0"], "'0'"),
-        (["bench", "--targets", "many"], "'many'"),
+        (["bench", "--targets", "1,many"], "'many'"),
         (["bench", "--model", "nonsense"], "'nonsense'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -140,6 +140,16 @@ def test_bench_prints_a_table_or_json(capsys: pytest.CaptureFixture[str]):
     assert main(["bench", "--frames", "3", "--size", "160x120", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert set(report["stages"]) == {"crop", "network", "decode", "update"}
+    assert main(["bench", "--frames", "2", "--size", "160x120", "--engine", "all", "--targets", "1,3", "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [run["targets"] for run in runs] == [1, 3]
+
+
+def test_self_test_of_an_engine(capsys: pytest.CaptureFixture[str]):
+    assert main(["bench", "--self-test"]) == 0
+    text = capsys.readouterr().out
+    assert "onestream-192.int8.onnx, against onnxruntime" in text
+    assert "self-test passed" in text
 
 
 def test_bench_of_the_node_without_ros_says_what_is_missing(
@@ -155,7 +165,10 @@ def test_bench_of_the_node_without_ros_says_what_is_missing(
     assert "--node needs ROS 2" in error_line(capsys)
 
 
-@pytest.mark.parametrize("verb", [[], ["track"], ["models"], ["doctor"], ["bench"]], ids=str)
+VERBS = ("track", "models", "import-checkpoint", "export", "build-engine", "doctor", "bench")
+
+
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)], ids=str)
 def test_help_has_an_example(verb: list[str], capsys: pytest.CaptureFixture[str]):
     assert main([*verb, "--help"]) == 0
     assert "example: ros2-tracker" in capsys.readouterr().out

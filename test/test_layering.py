@@ -10,7 +10,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ros2_tracker"
 FREE_OF_ROS = ("tracking", "models", "engines", "evaluation")
-NEED_TORCH = {"engines/export.py", "models/layers.py", "models/ostrack.py", "models/stark.py"}
+NEED_TORCH = {
+    "engines/export.py",
+    "engines/fp16.py",
+    "engines/onnx_graph.py",
+    "engines/torch.py",
+    "engines/torch_cuda.py",
+    "evaluation/export.py",
+    "models/graphs.py",
+    "models/layers.py",
+    "models/ostrack.py",
+    "models/prepare.py",
+    "models/stark.py",
+}
 """The networks themselves, and their export; whoever uses them imports them late."""
 ROS = {"rclpy", "sensor_msgs", "vision_msgs", "geometry_msgs", "std_msgs", "std_srvs", "diagnostic_msgs", "rosbags"}
 

@@ -1,57 +1,72 @@
-"""What every engine can do, and the choice between them."""
+"""What every engine can do."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-ENGINES = ("auto", "onnxruntime")
-PRECISIONS = ("auto", "fp32", "int8")
+ENGINES = ("auto", "tensorrt", "torch", "onnxruntime")
+PRECISIONS = ("auto", "fp32", "fp16", "int8")
 
 
 class EngineError(RuntimeError):
     """An engine cannot be had or cannot load the network; the text says why and what to do."""
 
 
+Progress = Callable[[str, float | None], None]
+"""Told what happens, for people, and how much of it is done in [0, 1]; None where that is not known."""
+
+NamedArrays = Mapping[str, NDArray]
+"""Inputs or outputs of a network for one target, by name, without the batch axis."""
+
+
 class Engine(Protocol):
     """A loaded network. Not thread-safe: one thread runs it.
 
-    Inputs and outputs are named arrays with a leading batch axis. All networks of this package take `template`
-    and `search`, (N, S, S, 3) uint8 RGB, and normalise inside the graph; outputs are float32.
+    Crops are (S, S, 3) uint8 RGB and normalised inside. `models.graphs` lists the inputs and outputs.
     """
 
     description: str
     """For people: the run time, its version, the device."""
-    outputs: Mapping[str, tuple[int, ...]]
-    """Name -> shape of each output."""
+    batch: int | None
+    """Targets that one run handles, exactly; None for any number."""
+    inputs: Mapping[str, tuple[int | None, ...]]
+    """Name -> shape of each input, with the batch axis."""
+    outputs: Mapping[str, tuple[int | None, ...]]
+    """Name -> shape of each output, with the batch axis."""
 
-    def run(self, inputs: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float32]]:
-        """Run the network once. The returned arrays belong to the caller."""
+    def run(self, targets: Sequence[NamedArrays]) -> list[NamedArrays]:
+        """Run the network once for `batch` targets.
+
+        The arrays must not be written to afterwards: an engine may keep what it uploaded for as long as it is handed
+        the same array again, as it is with templates. The returned arrays belong to the caller.
+        """
         ...
 
 
-def load_engine(engine: str, precision: str, graph: Path, threads: int = 0) -> Engine:
-    """Load an ONNX graph with the named engine.
+@dataclass(slots=True)
+class Engines:
+    """What runs a model: the engine of every frame, and that of template features where the family keeps them."""
 
-    Args:
-        engine: one of ENGINES; `auto` takes the fastest that is there.
-        precision: one of PRECISIONS.
-        graph: the ONNX file.
-        threads: CPU threads; 0 lets the engine choose.
+    per_frame: Engine
+    per_template: Engine | None = None
+    precision: str = ""
+    """Of the arithmetic."""
+    reason: str = ""
+    """Why these, for people."""
 
-    Raises:
-        ValueError: an unknown engine or precision.
-        EngineError: the engine is not installed, or refuses the file.
 
-    """
-    if engine not in ENGINES:
-        raise ValueError(f"engine is {engine!r}, must be one of {', '.join(ENGINES)}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}, must be one of {', '.join(PRECISIONS)}")
-    from ros2_tracker.engines.onnxruntime import OnnxRuntimeEngine
+def stacked(targets: Sequence[NamedArrays]) -> dict[str, NDArray]:
+    """Inputs with a batch axis; those of a single target are not copied."""
+    if len(targets) == 1:
+        return {name: value[None] for name, value in targets[0].items()}
+    return {name: np.stack([inputs[name] for inputs in targets]) for name in targets[0]}
 
-    return OnnxRuntimeEngine(graph, threads)
+
+def unstacked(outputs: Mapping[str, NDArray], count: int) -> list[NamedArrays]:
+    """Outputs with a batch axis, target by target."""
+    return [{name: value[i] for name, value in outputs.items()} for i in range(count)]

@@ -1,155 +1,145 @@
-"""Torch networks to ONNX graphs that take camera pixels and give boxes.
+"""Torch networks to ONNX: the graphs of `models.graphs` with fixed shapes, batch included.
 
-A graph normalises uint8 crops itself and decodes its own maps, so that a frame costs one small copy in and a few
-numbers out. Shapes are fixed, batch included.
-
-OSTrack is one graph: `template`, `search` -> `box`, `score`, `score_map`.
-STARK is two, because a template's features are computed once: `<name>.template.onnx` makes `tokens`, `position` and
-`cells` of `template` and `template_padded`; `<name>.onnx` takes them as `template_tokens`, `template_position` and
-`template_cells` (templates one after another), with `search` and `search_padded`.
-
-| name | shape | type |
-|---|---|---|
-| `template`, `search` | (N, S, S, 3) | uint8 RGB |
-| `template_padded`, `search_padded` | (N, S, S) | bool, True outside the camera's image |
-| `box` | (N, 4) | float32 cx, cy, w, h in search sides |
-| `score` | (N,) | float32 in [0, 1]; of STARK without score head the sharpness of its corners |
-| `score_map` | (N, F, F) of OSTrack before windowing; (N, 2, F, F) corner probabilities of STARK | float32 |
+OSTrack gives one file. STARK gives two: `<name>.onnx`, run every frame, and `<name>.template.onnx`. In fp16 the
+template's `tokens` and `position` are float16 on their way from one to the other: half the bytes, and what the next
+operation would round them to anyway.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+import ros2_tracker
 from ros2_tracker.engines.base import EngineError
-from ros2_tracker.models.layers import fuse_repvgg, normalized
-from ros2_tracker.models.ostrack import OSTrack, decode_centers
-from ros2_tracker.models.stark import Features, Stark, StarkLightning
-from ros2_tracker.models.variant import Variant
-from ros2_tracker.models.window import hann_window
+from ros2_tracker.engines.fp16 import to_fp16
+from ros2_tracker.engines.onnx_graph import simplify
+from ros2_tracker.models.graphs import Graph, StarkTemplateGraph, example_inputs, graphs_of
+from ros2_tracker.models.prepare import prepared
+from ros2_tracker.models.variant import Variant, template_graph
 
 OPSET = 18
-OUTPUTS = ("box", "score", "score_map")
+EXPORT_PRECISIONS = ("fp32", "fp16")
+_NOISY = ("torch.onnx", "torch.fx", "onnxscript", "onnx_ir")
 
 
-class OSTrackGraph(nn.Module):
-    """OSTrack from crops to the windowed box."""
+def export_onnx(
+    network: nn.Module,
+    variant: Variant,
+    output: str | Path,
+    batch: int = 1,
+    precision: str = "fp32",
+    weights_sha256: str | None = None,
+    progress: Callable[[str], None] = lambda step: None,
+) -> tuple[Path, ...]:
+    """Write a network's graphs; nothing is left behind when that fails.
 
-    inputs = ("template", "search")
-
-    def __init__(self, network: OSTrack) -> None:
-        super().__init__()
-        self.network = network
-        window = hann_window(network.settings.search_size // 16)
-        self.register_buffer("window", torch.from_numpy(window))
-
-    def forward(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Crops -> box, score, score map."""
-        maps = self.network(self.network.template(normalized(template)), normalized(search))
-        box, score = decode_centers(maps, self.window)
-        return box, score, maps.score.squeeze(1)
-
-
-class StarkTemplateGraph(nn.Module):
-    """STARK's features of a template."""
-
-    inputs = ("template", "template_padded")
-    outputs = ("tokens", "position", "cells")
-
-    def __init__(self, network: Stark | StarkLightning) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, template: Tensor, padded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Crop and mask -> features."""
-        return tuple(self.network.template(normalized(template), padded))
-
-
-class StarkSearchGraph(nn.Module):
-    """STARK from template features and a search crop to the box."""
-
-    inputs = ("template_tokens", "template_position", "template_cells", "search", "search_padded")
-
-    def __init__(self, network: Stark | StarkLightning) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(
-        self, tokens: Tensor, position: Tensor, cells: Tensor, search: Tensor, padded: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Features, crop and mask -> box, score, corner probabilities."""
-        region = self.network.search(normalized(search), padded)
-        output = self.network([Features(tokens, position, cells)], region)
-        corners = output.corner_logits.flatten(2).softmax(-1)
-        # Without a score head: how sharp both corners are.
-        sharpness = corners.amax(-1).prod(1).sqrt()
-        score = sharpness if output.confidence is None else output.confidence.sigmoid()
-        return output.box, score, corners.view_as(output.corner_logits)
-
-
-def export_onnx(network: nn.Module, variant: Variant, output: str | Path, batch: int = 1) -> tuple[Path, ...]:
-    """Write a network's graphs in fp32.
+    The files say in their metadata: `variant`, `precision`, `batch`, `ros2_tracker` (our version), `weights_sha256`.
 
     Args:
         network: of `models.build.load_network`; it is not changed.
         variant: whose network it is.
         output: the ONNX file; STARK's template graph is written beside it.
-        batch: targets that one run of the graph handles.
+        batch: targets that one run of the every-frame graph handles; the template graph takes one, as targets start
+            one by one.
+        precision: one of EXPORT_PRECISIONS; `fp16` as `engines.fp16` says.
+        weights_sha256: of the file that the weights came from.
+        progress: told each step, for people.
 
     Returns:
         The files, the one that runs every frame first.
 
     Raises:
-        EngineError: onnxscript is not installed.
-        ValueError: the network's family has no export.
+        ValueError: the network's family has no export, the precision is unknown, or fp16 cannot hold a weight.
+        EngineError: torch's exporter fails.
 
     """
+    if precision not in EXPORT_PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, must be one of {', '.join(EXPORT_PRECISIONS)}")
     target = Path(output)
-    network = copy.deepcopy(network).eval()
-    fuse_repvgg(network)
-    z, x = (torch.zeros(batch, s, s, 3, dtype=torch.uint8) for s in (variant.template.size, variant.search.size))
-    if isinstance(network, OSTrack):
-        return (_write(OSTrackGraph(network), (z, x), OUTPUTS, target, variant),)
-    if isinstance(network, Stark | StarkLightning):
-        padded_z, padded_x = (torch.zeros(t.shape[:3], dtype=torch.bool) for t in (z, x))
-        template = StarkTemplateGraph(network)
-        with torch.no_grad():
-            features = template(z, padded_z)
-        templates = 2 if variant.template_update else 1
-        kept = [torch.cat([value] * templates, dim=1) for value in features]
-        first = _write(StarkSearchGraph(network), (*kept, x, padded_x), OUTPUTS, target, variant)
-        beside = template_graph(target)
-        return first, _write(template, (z, padded_z), StarkTemplateGraph.outputs, beside, variant)
-    raise ValueError(f"model {variant.name}: no ONNX export for {type(network).__name__}")
-
-
-def template_graph(search_graph: Path) -> Path:
-    """Where STARK's template graph lies."""
-    return search_graph.with_name(f"{search_graph.stem}.template.onnx")
-
-
-def _write(
-    graph: nn.Module, inputs: tuple[Tensor, ...], outputs: Sequence[str], target: Path, variant: Variant
-) -> Path:
-    try:
-        program: Any = torch.onnx.export(
-            graph.eval().requires_grad_(False),
-            inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=graph.inputs,
-            output_names=outputs,
-            verbose=False,
+    per_frame, per_template = graphs_of(prepared(network))
+    jobs: list[tuple[Graph, tuple[Tensor, ...], Path, int]] = [
+        (per_frame, example_inputs(variant, per_template, batch)[0], target, batch)
+    ]
+    if per_template is not None:
+        jobs.append((per_template, example_inputs(variant, per_template)[1], template_graph(target), 1))
+    written: list[tuple[ir.Model, Path]] = []
+    for graph, inputs, file, targets in jobs:
+        progress(f"tracing {file.name}")
+        model = traced(graph, inputs)
+        if precision == "fp16":
+            progress(f"converting {file.name} to fp16")
+            to_fp16(model, features_of(graph))
+        model.metadata_props.update(
+            variant=variant.name, precision=precision, batch=str(targets), ros2_tracker=ros2_tracker.__version__
         )
-    except ImportError as error:
-        raise EngineError("the ONNX export needs `pip install onnx onnxscript`") from error
-    program.model.metadata_props["variant"] = variant.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    program.save(target, external_data=False)
-    return target
+        if weights_sha256:
+            model.metadata_props["weights_sha256"] = weights_sha256
+        written.append((model, file))
+    progress(f"writing {target.name}")
+    _write(written)
+    return tuple(file for _, file in written)
+
+
+def traced(graph: Graph, inputs: tuple[Tensor, ...]) -> ir.Model:
+    """A graph in ONNX, fp32; EngineError when torch's exporter fails."""
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                graph.requires_grad_(False),
+                inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=graph.inputs,
+                output_names=graph.outputs,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise EngineError(f"torch {torch.__version__} cannot export {type(graph).__name__}: {error}") from error
+        model: ir.Model = program.model
+        simplify(model)
+    return model
+
+
+def features_of(graph: Graph) -> tuple[str, ...]:
+    """A graph's outputs that are kept for another graph, not read by us: they may be fp16."""
+    return ("tokens", "position") if isinstance(graph, StarkTemplateGraph) else ()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on torchvision, deprecations and what it did not fold; errors pass."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _write(models: list[tuple[ir.Model, Path]]) -> None:
+    """All or nothing."""
+    unfinished = [file.with_name(f".{file.name}.{os.getpid()}") for _, file in models]
+    models[0][1].parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for (model, _), temporary in zip(models, unfinished, strict=True):
+            ir.save(model, temporary)
+        for (_, file), temporary in zip(models, unfinished, strict=True):
+            temporary.replace(file)
+    finally:
+        for temporary in unfinished:
+            temporary.unlink(missing_ok=True)

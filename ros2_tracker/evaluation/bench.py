@@ -1,4 +1,8 @@
-"""`ros2-tracker bench`: how long each stage of an update takes on this machine, and how much memory a tracker needs."""
+"""`ros2-tracker bench`: how long each stage of an update takes on this machine, and how much memory a tracker needs.
+
+Several engines and numbers of targets are timed in turns, frame by frame: on a noisy machine only what ran side by side
+can be compared.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,18 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 import ros2_tracker
+from ros2_tracker.engines.load import EngineSettings
 from ros2_tracker.evaluation.synthetic import SyntheticClip
-from ros2_tracker.tracking.crop import Region, crop, mean_rgb
 from ros2_tracker.tracking.frame import ArrayFrame, frame_from_array
 from ros2_tracker.tracking.geometry import Box
 from ros2_tracker.tracking.network import TrackingNetwork
@@ -31,9 +34,6 @@ _WARM_UP_FRAMES = 5
 _DISTINCT_FRAMES = 24
 _FRAME_PERIOD_S = 1.0 / 30.0
 _MIB = 1024.0 * 1024.0
-
-_Result = TypeVar("_Result")
-
 
 @dataclass(frozen=True, slots=True)
 class Latency:
@@ -63,9 +63,7 @@ class BenchReport:
     frames: int
     targets: int
     stages: dict[str, Latency]
-    """Per target: crop, network, decode, and the whole update, which is those and motion and reliability."""
-    frame: Latency
-    """All targets' updates for one frame."""
+    """Per frame, for all targets: crops, one run of the network, decode with motion and reliability, and all of it."""
     load_s: float
     """From asking for the model to a warmed-up network."""
     memory_before_mib: float
@@ -83,11 +81,9 @@ class BenchReport:
         """For a terminal."""
         machine = self.machine
         rows = [f"{'ms':<22}{'p50':>9}{'p99':>9}{'mean':>9}{'max':>9}"]
-        stages = [(name if name != "update" else "update (whole)", latency) for name, latency in self.stages.items()]
-        if self.targets > 1:
-            stages.append((f"frame ({self.targets} targets)", self.frame))
-        for name, latency in stages:
-            rows.append(f"{name:<22}{latency.p50:9.2f}{latency.p99:9.2f}{latency.mean:9.2f}{latency.max:9.2f}")
+        for name, latency in self.stages.items():
+            shown = "update (whole)" if name == "update" else name
+            rows.append(f"{shown:<22}{latency.p50:9.2f}{latency.p99:9.2f}{latency.mean:9.2f}{latency.max:9.2f}")
         return "\n".join(
             [
                 f"{machine['cpu']}, {machine['usable_cores']} of {machine['cores']} cores usable, "
@@ -129,15 +125,22 @@ def machine_description() -> dict[str, Any]:
 
 def run_bench(
     model: str = "default",
-    engine: str = "auto",
     frames: int = 300,
     size: tuple[int, int] = (640, 480),
-    targets: int = 1,
-) -> BenchReport:
-    """Load the model and time `frames` frames of `size` = (width, height) px with `targets` targets.
+    targets: Sequence[int] = (1,),
+    settings: Sequence[EngineSettings] = (EngineSettings(),),
+) -> list[BenchReport]:
+    """Load the model with each of the settings and time `frames` frames with each number of targets, all in turns.
 
-    The stages are timed by calling, once per target and frame, the functions that the update calls; stages and
-    updates take turns in going first, so that neither always finds the frame in the cache.
+    Args:
+        model: a variant's name.
+        frames: how many to time.
+        size: their (width, height), px.
+        targets: numbers of targets.
+        settings: engines to compare.
+
+    Returns:
+        A report for each of the settings and each number of targets.
 
     Raises:
         ValueError: an unknown model or engine, no frames, no targets, a size that the clip does not have.
@@ -145,81 +148,73 @@ def run_bench(
         EngineError: the engine is not installed or refuses the file.
 
     """
-    if frames < 1 or targets < 1:
-        raise ValueError(f"frames and targets must be at least 1, got {frames} and {targets}")
+    if frames < 1 or not targets or min(targets) < 1:
+        raise ValueError(f"frames and targets must be at least 1, got {frames} and {', '.join(map(str, targets))}")
     machine = machine_description()
-    before = _resident_mib()
-    started = time.perf_counter()
-    network = TrackingNetwork.load(model, engine)
-    load_s = time.perf_counter() - started
-    loaded = _resident_mib()
-
-    images, boxes = _footage(size, targets)
-    lanes = [_Lane(network, images[0], box) for box in boxes]
-    frame_s: list[float] = []
+    footage, boxes = _footage(size, max(targets))
+    loaded = [_Loaded.of(model, each) for each in settings]
+    groups = [(each, _Group(each.network, footage[0], boxes[:count])) for each in loaded for count in targets]
     for index in tqdm(range(1, frames + _WARM_UP_FRAMES + 1), unit="frame", desc="bench", disable=None, leave=False):
-        image = images[_to_and_fro(index, len(images))]
-        if index == _WARM_UP_FRAMES + 1:
-            for lane in lanes:
-                lane.clear()
-            frame_s.clear()
-        if index % 2:
-            for lane in lanes:
-                lane.time_stages(image)
-        frame_s.append(sum(lane.time_update(image, index * _FRAME_PERIOD_S) for lane in lanes))
-        if not index % 2:
-            for lane in lanes:
-                lane.time_stages(image)
-    return BenchReport(
-        machine=machine,
-        model=network.variant.name,
-        engine=network.engine.description,
-        size=size,
-        frames=frames,
-        targets=targets,
-        stages={stage: Latency.of([s for lane in lanes for s in lane.seconds[stage]]) for stage in STAGES},
-        frame=Latency.of(frame_s),
-        load_s=load_s,
-        memory_before_mib=before,
-        memory_loaded_mib=loaded,
-        memory_peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
-    )
+        image = footage[_to_and_fro(index, len(footage))]
+        for _, group in groups:
+            group.update(image, index * _FRAME_PERIOD_S, timed=index > _WARM_UP_FRAMES)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    return [
+        BenchReport(
+            machine=machine,
+            model=each.network.variant.name,
+            engine=each.network.engine.description,
+            size=size,
+            frames=frames,
+            targets=len(group.targets),
+            stages={stage: Latency.of(seconds) for stage, seconds in group.seconds.items()},
+            load_s=each.load_s,
+            memory_before_mib=each.before_mib,
+            memory_loaded_mib=each.after_mib,
+            memory_peak_mib=peak,
+        )
+        for each, group in groups
+    ]
 
 
-class _Lane:
-    """One target and its measurements."""
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A network and what loading it took."""
 
-    def __init__(self, network: TrackingNetwork, image: ArrayFrame, box: Box) -> None:
+    network: TrackingNetwork
+    load_s: float
+    before_mib: float
+    after_mib: float
+
+    @classmethod
+    def of(cls, model: str, settings: EngineSettings) -> _Loaded:
+        before, started = _resident_mib(), time.perf_counter()
+        network = TrackingNetwork.load(model, settings)
+        return cls(network, time.perf_counter() - started, before, _resident_mib())
+
+
+class _Group:
+    """Targets that share the runs of one network, and their measurements."""
+
+    def __init__(self, network: TrackingNetwork, image: ArrayFrame, boxes: Sequence[Box]) -> None:
         self._network = network
-        self._target = Target(network, TargetSettings(), image, box.as_tuple(), 0.0)
-        self._fill = mean_rgb(image)
-        template = network.variant.template
-        self._template: NDArray[np.uint8] = crop(image, Region.around(box, template.factor), template.size, self._fill)
+        self.targets = [Target(network, TargetSettings(), image, box.as_tuple(), 0.0) for box in boxes]
         self.seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
 
-    def clear(self) -> None:
-        """Forget what was measured."""
-        for seconds in self.seconds.values():
-            seconds.clear()
-
-    def time_stages(self, image: ArrayFrame) -> None:
-        """Crop, infer and decode as the next update would."""
-        network, search = self._network, self._network.variant.search
-        region = Region.around(self._target.box, search.factor)
-        patch = self._timed("crop", lambda: crop(image, region, search.size, self._fill))
-        outputs = self._timed("network", lambda: network.infer(self._template, patch))
-        self._timed("decode", lambda: network.decode(outputs))
-
-    def time_update(self, image: ArrayFrame, stamp: float) -> float:
-        """One whole update; its seconds."""
-        self._timed("update", lambda: self._target.update(image, stamp))
-        return self.seconds["update"][-1]
-
-    def _timed(self, stage: str, call: Callable[[], _Result]) -> _Result:
+    def update(self, image: ArrayFrame, stamp: float, timed: bool) -> None:
+        """One frame for all targets, as the session does it."""
         started = time.perf_counter()
-        result = call()
-        self.seconds[stage].append(time.perf_counter() - started)
-        return result
+        questions = [target.ask(image, stamp) for target in self.targets]
+        asked = time.perf_counter()
+        answers = self._network.infer([question.look for question in questions])
+        answered = time.perf_counter()
+        for target, question, answer in zip(self.targets, questions, answers, strict=True):
+            target.take(question, answer, 0.0)
+        taken = time.perf_counter()
+        if timed:
+            durations = (asked - started, answered - asked, taken - answered, taken - started)
+            for stage, seconds in zip(STAGES, durations, strict=True):
+                self.seconds[stage].append(seconds)
 
 
 def _footage(size: tuple[int, int], targets: int) -> tuple[list[ArrayFrame], list[Box]]:

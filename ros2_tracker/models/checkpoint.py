@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ros2_tracker.models.build import build_network, listed, misfits
+from ros2_tracker.models.digest import file_sha256
 from ros2_tracker.models.variant import Variant, load_variant
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def import_checkpoint(file: str | Path, model: str, output: str | Path) -> Impor
     from safetensors.torch import save_file
 
     source, target, variant = Path(file), Path(output), load_variant(model)
-    sha256 = _sha256(source)
+    sha256 = file_sha256(source)
     weights, unused = _fitted(read_weights(source), variant, source)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
@@ -163,11 +163,3 @@ def _fitted(weights: dict[str, Tensor], variant: Variant, file: Path) -> tuple[d
         raise CheckpointError(file, problems)
     fitted = {name: weights[name].to(value.dtype).contiguous().clone() for name, value in expected.items()}
     return fitted, tuple(unused)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

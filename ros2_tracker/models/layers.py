@@ -18,7 +18,8 @@ def normalized(crops: Tensor) -> Tensor:
     """Network input from crops: (B, S, S, 3) uint8 RGB -> (B, 3, S, S) float32, `(x / 255 - mean) / std` (SPEC 0.2)."""
     mean = torch.tensor(IMAGE_MEAN, device=crops.device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGE_STD, device=crops.device).view(1, 3, 1, 1)
-    return (crops.permute(0, 3, 1, 2).float() / 255.0 - mean) / std
+    # The cast comes first: TensorRT does nothing else with uint8.
+    return (crops.float().permute(0, 3, 1, 2) / 255.0 - mean) / std
 
 
 def to_tokens(features: Tensor) -> Tensor:

@@ -421,7 +421,7 @@ def corners_to_box(logits: Tensor, cell_origin: float) -> Tensor:
 
     """
     side = logits.shape[-1]
-    probability = logits.flatten(2).softmax(-1).unflatten(-1, (side, side))
+    probability = logits.float().flatten(2).softmax(-1).unflatten(-1, (side, side))
     place = (torch.arange(side, device=logits.device, dtype=probability.dtype) + cell_origin) / side
     x = (probability.sum(2) * place).sum(-1)
     y = (probability.sum(3) * place).sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,12 +50,10 @@ class Variant:
     description: str
     parameters: float
     gmacs: float
-    graph: Path | None
-    """The ONNX file that is shipped, or None."""
-    graph_int8: Path | None
-    """The same with int8 matrix products, faster on a CPU; None where there is none."""
-    weights: Path | None
-    """The safetensors file for `models.build.build_network`, or None; absent until a checkpoint was imported."""
+    graphs: Mapping[str, str]
+    """Precision -> name of its ONNX file: shipped, or written by `ros2-tracker export`."""
+    weights: str | None
+    """Name of the safetensors file for `models.build`, or None; absent until a checkpoint was imported."""
     reliability: Path | None
     """The fitted reliability model, or None."""
     template: InputSettings
@@ -63,61 +62,70 @@ class Variant:
     """Outside the image: `mean` colour of the first frame, or `zero`."""
     size_update: float
     """Weight of a newly predicted width and height against the old ones."""
+    hold_in_doubt: bool
+    """Whether a doubtful box leaves the search where it is. The published loops always follow their own box."""
     template_update: TemplateUpdate | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the family's network; its module says which there are."""
 
     @property
+    def templates(self) -> int:
+        """How many templates the network looks at."""
+        return 1 if self.template_update is None else 2
+
+    @property
     def has_weights(self) -> bool:
-        """Whether what this variant runs on is there."""
-        path = self.graph or self.weights
-        return path is not None and path.is_file()
+        """Whether something that this variant runs from is there."""
+        names = [*self.graphs.values(), *([self.weights] if self.weights else [])]
+        return any(find_weights(name) for name in names)
 
-    def require_graph(self, precision: str = "fp32", weights: str | Path | None = None) -> Path:
-        """The file to run: `weights` where given, else the variant's own for a precision (`auto`: fastest on a CPU).
-
-        Raises:
-            ValueError: the variant has no graph of that precision.
-            WeightsMissingError: the file is not there.
-
-        """
+    def require_weights(self, weights: str | Path | None = None) -> Path:
+        """The safetensors file: `weights` where given, else the variant's; WeightsMissingError if it is not there."""
         if weights:
-            path = Path(weights)
-        elif precision in ("auto", "int8") and self.graph_int8 is not None:
-            path = self.graph_int8
-        elif precision == "int8":
-            raise ValueError(f"precision is 'int8', but model {self.name} has no int8 graph")
-        elif self.graph is not None:
-            path = self.graph
+            path: Path | None = Path(weights)
+        elif self.weights is None:
+            raise WeightsMissingError(f"model {self.name}: it is run from its graph and has no weights file")
         else:
-            raise WeightsMissingError(
-                f"model {self.name}: no ONNX graph of it is shipped, and the tracking loop of the family {self.family} "
-                "is not connected to the tracker yet (docs/models.md says what there is)"
-            )
+            path = find_weights(self.weights)
+        if path is None:
+            raise WeightsMissingError(self.how_to_get_weights())
         if not path.is_file():
             raise WeightsMissingError(f"model {self.name}: the weights file {path} does not exist")
         return path
 
-    def require_weights(self, weights: str | Path | None = None) -> Path:
-        """The safetensors file: `weights` where given, else the variant's; WeightsMissingError if it is not there."""
-        path = Path(weights) if weights else self.weights
-        if path is None:
-            raise WeightsMissingError(f"model {self.name}: it is run from its graph and has no weights file")
-        if not path.is_file():
-            raise WeightsMissingError(
-                f"model {self.name}: the weights file {path} does not exist; "
-                f"ros2-tracker import-checkpoint FILE --model {self.name} -o {path} makes it"
-            )
-        return path
+    def how_to_get_weights(self) -> str:
+        """For people: which file is missing and what makes it."""
+        if self.weights is None:
+            return f"model {self.name}: no weights of it are shipped"
+        folder = user_weights_dir()
+        return (
+            f"model {self.name}: the weights file {folder / self.weights} does not exist; `ros2-tracker "
+            f"import-checkpoint FILE --model {self.name} -o {folder / self.weights}` makes it from the checkpoint that "
+            "the authors publish (docs/models.md says where)"
+        )
+
+
+def user_weights_dir() -> Path:
+    """The user's own folder of imported weights and exported graphs (XDG base directories)."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    data = Path(base) if base.startswith("/") else Path.home() / ".local" / "share"
+    return data / "ros2_tracker" / "weights"
+
+
+def find_weights(name: str) -> Path | None:
+    """A file in the user's folder, or else in the package's; None where neither has it."""
+    candidates = (folder / name for folder in (user_weights_dir(), WEIGHTS_DIR))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def template_graph(graph: Path) -> Path:
+    """Where the template graph of a family with template features lies: beside the one of every frame."""
+    return graph.with_name(f"{graph.stem}.template.onnx")
 
 
 def variant_names() -> list[str]:
     """Names of all variants, sorted."""
     return sorted(path.stem for path in VARIANTS_DIR.glob("*.yaml"))
-
-
-def _shipped(data: Mapping[str, Any], key: str) -> Path | None:
-    return WEIGHTS_DIR / data[key] if data.get(key) else None
 
 
 def load_variant(name: str) -> Variant:
@@ -136,14 +144,14 @@ def load_variant(name: str) -> Variant:
             description=data["description"],
             parameters=float(data["parameters"]),
             gmacs=float(data["gmacs"]),
-            graph=_shipped(data, "graph"),
-            graph_int8=_shipped(data, "graph_int8"),
-            weights=_shipped(data, "weights"),
-            reliability=_shipped(data, "reliability"),
+            graphs=data["graphs"],
+            weights=data.get("weights"),
+            reliability=WEIGHTS_DIR / data["reliability"] if data.get("reliability") else None,
             template=InputSettings(int(data["template"]["size"]), float(data["template"]["factor"])),
             search=InputSettings(int(data["search"]["size"]), float(data["search"]["factor"])),
             fill=data["fill"],
             size_update=float(data["size_update"]),
+            hold_in_doubt=bool(data["hold_in_doubt"]),
             template_update=TemplateUpdate(**data["template_update"]) if data.get("template_update") else None,
             network=data.get("network", {}),
         )

@@ -82,12 +82,13 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What runs the network; `failure` says why nothing does, and all is empty before configuring."""
+    """What runs the network; `failure` says why nothing does, `loading` how far it is; empty before configuring."""
 
     model: str = ""
     description: str = ""
     calibrated: bool = False
     failure: str = ""
+    loading: str = ""
 
 
 class Reporter:
@@ -135,6 +136,8 @@ class Reporter:
         """Whether the network is ready, or why not."""
         if engine.failure:
             return self._status(DiagnosticStatus.ERROR, "engine", engine.failure, {})
+        if engine.loading:
+            return self._status(DiagnosticStatus.WARN, "engine", engine.loading, {})
         if not engine.model:
             return self._status(DiagnosticStatus.OK, "engine", "not configured", {})
         values = {

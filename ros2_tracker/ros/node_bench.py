@@ -82,8 +82,8 @@ class _Client(Node):
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; exit status 1 when no track came.
 
-    Reads from `arguments`: size (width, height), rate (Hz), duration (s), encoding, reliability, model, engine, json,
-    parameter (list of name:=value for the node).
+    Reads from `arguments`: size (width, height), rate (Hz), duration (s), encoding, reliability, model, engine,
+    precision, weights, json, parameter (list of name:=value for the node).
     """
     environment = dict(os.environ)
     isolate(environment)
@@ -93,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     node = processes.start(
         "ros2_tracker.node",
         ["--ros-args", "--log-level", "warn", "-p", f"model:={arguments.model}", "-p", f"engine:={arguments.engine}",
+         "-p", f"precision:={arguments.precision}",
+         *(("-p", f"weights:={arguments.weights}") if arguments.weights else ()),
          "-p", f"qos.image.reliability:={arguments.reliability}",
          *(word for parameter in arguments.parameter for word in ("-p", parameter))],
         environment,

@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ros2_tracker.engines.base import ENGINES, PRECISIONS
+from ros2_tracker.engines.load import EngineSettings
 from ros2_tracker.models.variant import variant_names
 from ros2_tracker.tracking.settings import MotionSettings, ReliabilitySettings, SessionSettings, TargetSettings
 
@@ -70,6 +71,8 @@ PARAMETERS: Mapping[str, Declared] = {
     "weights": Declared("", "another weights file for the model; empty: the variant's own"),
     "engine": Declared("auto", "what runs the network", choices=ENGINES),
     "precision": Declared("auto", "arithmetic of the network", choices=PRECISIONS),
+    "device": Declared("auto", "auto, cpu, cuda or cuda:N"),
+    "engine_cache_dir": Declared("", "folder of built engines; empty: the user's own"),
     "threads": Declared(0, "CPU threads of the network; 0: the engine chooses", 0, 64),
     "image_transport": Declared("raw", "raw: image; compressed: image/compressed", choices=("raw", "compressed")),
     "qos.image.reliability": Declared(
@@ -103,6 +106,7 @@ class NodeSettings:
     """The parameters' values, checked one by one and together."""
 
     values: Mapping[str, Any]
+    engine: EngineSettings
     session: SessionSettings
 
     @classmethod
@@ -119,7 +123,15 @@ class NodeSettings:
             frame_buffer_duration=float(checked["frame_buffer_duration"]),
             frame_buffer_bytes=int(checked["frame_buffer_megabytes"]) * _MEBIBYTE,
         )
-        return cls(checked, session)
+        engine = EngineSettings(
+            engine=checked["engine"],
+            precision=checked["precision"],
+            weights=checked["weights"] or None,
+            threads=checked["threads"],
+            device=checked["device"],
+            cache_dir=checked["engine_cache_dir"] or None,
+        )
+        return cls(checked, engine, session)
 
     def __getitem__(self, name: str) -> Any:
         """Value of one parameter."""

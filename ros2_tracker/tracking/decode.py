@@ -45,32 +45,3 @@ def decode_ltrb(
     cells = score_map.shape[0]
     x, y = (column + 0.5) / cells, (row + 0.5) / cells
     return Candidate(x + (right - left) / 2, y + (bottom - top) / 2, left + right, top + bottom, score, (row, column))
-
-
-def decode_center(
-    score_map: NDArray[np.float32],
-    size_map: NDArray[np.float32],
-    offset_map: NDArray[np.float32],
-    window: NDArray[np.float32] | None,
-) -> Candidate:
-    """Candidate at the highest windowed score of a centre head (SPEC 1.4, 1.5).
-
-    Args:
-        score_map: (F, F) scores in [0, 1].
-        size_map: (2, F, F) width and height in search sides.
-        offset_map: (2, F, F) x and y of the centre from the cell's top-left corner, in cells.
-        window: (F, F) weights, or None.
-
-    Raises:
-        FloatingPointError: the maps hold a value that is not finite at the chosen cell.
-
-    """
-    weighted = score_map if window is None else score_map * window
-    row, column = divmod(int(weighted.argmax()), score_map.shape[1])
-    w, h = (float(v) for v in size_map[:, row, column])
-    dx, dy = (float(v) for v in offset_map[:, row, column])
-    score = float(score_map[row, column])
-    if not np.isfinite([score, w, h, dx, dy]).all():
-        raise FloatingPointError(f"the network returned score {score}, size {(w, h)} and offset {(dx, dy)}")
-    cells = score_map.shape[0]
-    return Candidate((column + dx) / cells, (row + dy) / cells, w, h, score, (row, column))

@@ -1,40 +1,39 @@
-"""A network as the tracking loop sees it: two crops in, one candidate and its score map out."""
+"""A variant ready to track: its engine, and its family's way from frame to question and from answer to box."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import threading
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ros2_tracker.engines.base import Engine, EngineError, load_engine
+from ros2_tracker.engines.base import Engine, EngineError, Engines, NamedArrays, Progress
+from ros2_tracker.engines.load import EngineSettings, load_engines
 from ros2_tracker.models.variant import Variant, load_variant
-from ros2_tracker.models.window import hann_window
-from ros2_tracker.tracking.decode import Candidate, decode_ltrb
+from ros2_tracker.tracking.family import Family, Look
+from ros2_tracker.tracking.frame import ArrayFrame
+from ros2_tracker.tracking.geometry import Box
+from ros2_tracker.tracking.onestream import OneStream
+from ros2_tracker.tracking.ostrack import OSTrack
 from ros2_tracker.tracking.reliability import DEFAULT_RELIABILITY, ReliabilityModel
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """What the network found in one search region."""
-
-    candidate: Candidate
-    score_map: NDArray[np.float32]
-    """(F, F) scores in [0, 1] before windowing."""
+from ros2_tracker.tracking.stark import Stark
 
 
 class TrackingNetwork:
-    """A variant, its loaded engine and its decoder. Not thread-safe: one thread proposes."""
+    """A variant, its loaded engine and its family. Not thread-safe: one thread asks it."""
 
-    def __init__(self, variant: Variant, engine: Engine) -> None:
-        """EngineError when the graph's outputs are not those that the decoder reads."""
+    def __init__(self, variant: Variant, engines: Engines) -> None:
+        """EngineError when the network's inputs or outputs are not those of the variant."""
         self.variant = variant
-        self.engine = engine
-        missing = {"score_map", "ltrb"} - set(engine.outputs)
-        if missing:
-            raise EngineError(f"model {variant.name}: the graph has no output {', '.join(sorted(missing))}")
-        self._window = hann_window(engine.outputs["score_map"][-1])
+        self.engine = engine = engines.per_frame
+        self.reason = engines.reason
+        """Why this engine, for people."""
+        self.family = _family(variant, engines.per_template)
+        _check_names(variant, "input", self.family.inputs, frozenset(engine.inputs), exactly=True)
+        _check_names(variant, "output", self.family.outputs, frozenset(engine.outputs))
+        size = engine.inputs["search"][1]
+        if size != variant.search.size:
+            raise EngineError(f"model {variant.name}: the network takes {size} px, not {variant.search.size} px")
         self.reliability = (
             ReliabilityModel.load(variant.reliability) if variant.reliability else DEFAULT_RELIABILITY
         )
@@ -43,40 +42,67 @@ class TrackingNetwork:
     def load(
         cls,
         name: str = "default",
-        engine: str = "auto",
-        precision: str = "auto",
-        weights: str | Path | None = None,
-        threads: int = 0,
+        settings: EngineSettings | None = None,
+        progress: Progress = lambda phase, fraction: None,
+        cancel: threading.Event | None = None,
     ) -> TrackingNetwork:
         """Network of a variant by name, warmed up.
 
+        Args:
+            name: of the variant.
+            settings: which engine, from which file; None for the defaults.
+            progress: of the loading, which can take minutes where an engine is built.
+            cancel: ends a build early.
+
         Raises:
-            ValueError: unknown model, engine or precision.
+            ValueError: unknown model, or settings that do not go together.
             WeightsMissingError: the weights file is not there.
-            EngineError: the engine is not installed or refuses the file.
+            EngineError: the engine is not installed, refuses the file or fails its self-test.
 
         """
         variant = load_variant(name)
-        network = cls(variant, load_engine(engine, precision, variant.require_graph(precision, weights), threads))
+        network = cls(variant, load_engines(variant, settings, progress, cancel))
+        progress("warming up", None)
         network.warm_up()
         return network
 
     def warm_up(self) -> None:
-        """Run on grey crops, so that allocation and kernel choice do not delay the first frame."""
-        template = np.full((self.variant.template.size,) * 2 + (3,), 127, np.uint8)
-        search = np.full((self.variant.search.size,) * 2 + (3,), 127, np.uint8)
+        """Run on a grey frame, so that allocation and kernel choice do not delay the first real one."""
+        side = 2 * self.variant.search.size
+        frame = ArrayFrame(np.full((side, side, 3), 127, np.uint8))
+        box = Box.from_center(side / 2, side / 2, side / 4, side / 4)
+        appearance = self.family.appearance(frame, box)
         for _ in range(2):
-            self.propose(template, search)
+            self.infer([self.family.look(appearance, frame, box)])
 
-    def infer(self, template: NDArray[np.uint8], search: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """The network's raw outputs for one target; crops are (S, S, 3) uint8 RGB."""
-        return self.engine.run({"template": template[None], "search": search[None]})
+    def infer(self, looks: Sequence[Look]) -> list[NamedArrays]:
+        """The network's raw outputs for several targets, in as few runs as its batch allows."""
+        answers: list[NamedArrays] = []
+        size = self.engine.batch or len(looks)
+        for start in range(0, len(looks), size):
+            group = [look.inputs for look in looks[start : start + size]]
+            # A graph of a fixed batch is filled up; what it makes of the filling is not read.
+            answers += self.engine.run(group + group[-1:] * (size - len(group)))[: len(group)]
+        return answers
 
-    def decode(self, outputs: dict[str, NDArray[np.float32]]) -> Proposal:
-        """The candidate in raw outputs; FloatingPointError when they are not finite."""
-        score_map = outputs["score_map"][0]
-        return Proposal(decode_ltrb(score_map, outputs["ltrb"][0], self._window), score_map)
 
-    def propose(self, template: NDArray[np.uint8], search: NDArray[np.uint8]) -> Proposal:
-        """`decode(infer(...))`."""
-        return self.decode(self.infer(template, search))
+def _family(variant: Variant, template_engine: Engine | None) -> Family:
+    if variant.family == "onestream":
+        return OneStream(variant)
+    if variant.family == "ostrack":
+        return OSTrack(variant)
+    if variant.family == "stark" and template_engine is not None:
+        return Stark(variant, template_engine)
+    raise EngineError(f"model {variant.name}: the family {variant.family} cannot be tracked with this network")
+
+
+def _check_names(
+    variant: Variant, what: str, expected: frozenset[str], found: frozenset[str], exactly: bool = False
+) -> None:
+    missing, strange = expected - found, found - expected if exactly else frozenset()
+    if missing or strange:
+        problems = [f"no {what} {', '.join(sorted(missing))}"] if missing else []
+        problems += [f"an unknown {what} {', '.join(sorted(strange))}"] if strange else []
+        raise EngineError(f"model {variant.name}: the network has {' and '.join(problems)}")
+
+

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ros2_tracker.tracking.family import Proposal
 from ros2_tracker.tracking.result import ReliabilitySignals, TrackState
 from ros2_tracker.tracking.settings import ReliabilitySettings
 
@@ -34,6 +35,16 @@ def average_peak_to_correlation_energy(score_map: NDArray[np.float32]) -> float:
     above = score_map - score_map.min()
     energy = float(np.mean(above * above))
     return float(above.max()) ** 2 / (energy + _EPSILON)
+
+
+def signals_of(proposal: Proposal, motion_distance: float) -> ReliabilitySignals:
+    """What an answer says of its own reliability; of two corners the worse one counts."""
+    return ReliabilitySignals(
+        peak=proposal.score,
+        psr=min(peak_to_sidelobe_ratio(m, c) for m, c in zip(proposal.score_maps, proposal.cells, strict=True)),
+        apce=min(average_peak_to_correlation_energy(m) for m in proposal.score_maps),
+        motion_distance=motion_distance,
+    )
 
 
 @dataclass(frozen=True, slots=True)

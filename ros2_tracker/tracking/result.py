@@ -57,7 +57,7 @@ class TrackResult:
     previous_state: TrackState
     """State before this frame: a difference is an event."""
     network_s: float = 0.0
-    """Seconds spent in the network."""
+    """Seconds spent in the network; of a run for several targets its share."""
     not_tracking_for: float = 0.0
     """Seconds since the target was last TRACKING (0 while it is; on recovery, how long it had not been)."""
 

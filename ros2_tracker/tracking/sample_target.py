@@ -62,7 +62,7 @@ def sample_crop(frame: Frame, region: SampleRegion) -> NDArray[np.uint8]:
     """
     top, bottom, left, right = region.paddings(frame.width, frame.height)
     x1, y1 = region.x + region.side - right, region.y + region.side - bottom
-    if x1 <= region.x + left or y1 <= region.y + top:
+    if _misses(region, frame):
         raise BoxOutsideImageError(
             f"the {region.side} px region at ({region.x}, {region.y}) has no pixel of the "
             f"{frame.width}x{frame.height} image"
@@ -72,6 +72,20 @@ def sample_crop(frame: Frame, region: SampleRegion) -> NDArray[np.uint8]:
         black = order.fill_value((0.0, 0.0, 0.0))
         pixels = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=black)
     return to_rgb(cv2.resize(pixels, (region.size, region.size)), order)
+
+
+def search_region(frame: Frame, last: Box, factor: float, size: int) -> SampleRegion:
+    """Region around the last box, moved into the image where a camera that changed its size left it outside."""
+    region = SampleRegion.around(last, factor, size)
+    if _misses(region, frame):
+        region = SampleRegion.around(clipped(last, frame.width, frame.height), factor, size)
+    return region
+
+
+def _misses(region: SampleRegion, frame: Frame) -> bool:
+    """Whether no pixel of the frame is under the region."""
+    top, bottom, left, right = region.paddings(frame.width, frame.height)
+    return left + right >= region.side or top + bottom >= region.side
 
 
 def padding_mask(region: SampleRegion, width: int, height: int) -> NDArray[np.bool_]:

@@ -11,8 +11,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ros2_tracker.tracking.events import (
     Counters,
@@ -31,6 +32,8 @@ from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.result import TrackResult, TrackState
 from ros2_tracker.tracking.settings import SessionSettings
 from ros2_tracker.tracking.target import Target
+
+_Result = TypeVar("_Result")
 
 MAX_ID_LENGTH = 128
 # Stamps of one frame can differ in rounding between programs (float seconds, microseconds).
@@ -330,11 +333,8 @@ class TrackingSession:
             current = [(n, f) for n, f in current if not 0 <= f.stamp_ns - taken.stamp_ns <= _TIME_JUMP_NS]
         if current and not self._is_usable(taken):
             return
-        answers = []
-        for name, followed in current:
-            result = self._update(followed, taken)
-            if result is not None:
-                answers.append((name, followed, result))
+        results = self._update([followed for _, followed in current], taken)
+        answers = [(n, f, r) for (n, f), r in zip(current, results, strict=True) if r is not None]
         self._report(taken, answers, started)
 
     def _catch_up(self, name: str, started: float) -> None:
@@ -350,7 +350,7 @@ class TrackingSession:
             left_s = followed.catch_up_until - time.monotonic()
         affordable = max(int(left_s / self._update_s), 1)
         source = ahead[min(math.ceil(len(ahead) / affordable), len(ahead)) - 1]
-        result = self._update(followed, source) if self._is_usable(source) else None
+        result = self._update([followed], source)[0] if self._is_usable(source) else None
         followed.stamp_ns = source.stamp_ns
         with self._changed:
             self.counters.catch_up_frames += 1
@@ -379,19 +379,38 @@ class TrackingSession:
             self._observer.on_failure("image not usable", error)
             return False
 
-    def _update(self, followed: _Followed, source: StampedFrame) -> TrackResult | None:
-        """One update; failures are counted and reported, the target stays as it was."""
+    def _update(self, targets: Sequence[_Followed], source: StampedFrame) -> list[TrackResult | None]:
+        """One frame for several targets in one run of the network; None for those that it failed for.
+
+        Failures are counted and reported; such a target stays as it was.
+        """
         started = time.perf_counter()
+        questions = [self._tried(lambda t=f.target: t.ask(source.frame, source.stamp)) for f in targets]
+        asked = [(f, q) for f, q in zip(targets, questions, strict=True) if q is not None]
+        if not asked:
+            return [None] * len(targets)
+        before = time.perf_counter()
+        outputs = self._tried(lambda: self._network.infer([q.look for _, q in asked]), len(asked))
+        share_s = (time.perf_counter() - before) / len(asked)
+        results: dict[int, TrackResult] = {}
+        for (followed, question), answer in zip(asked, outputs or (), strict=bool(outputs)):
+            result = self._tried(lambda t=followed.target, q=question, a=answer: t.take(q, a, share_s))
+            if result is not None:
+                results[id(followed)] = result
+                followed.stamp_ns = source.stamp_ns
+        per_target_s = (time.perf_counter() - started) / len(asked)
+        self._update_s += 0.1 * (per_target_s - self._update_s)
+        return [results.get(id(followed)) for followed in targets]
+
+    def _tried(self, step: Callable[[], _Result], targets: int = 1) -> _Result | None:
+        """The step's result, or None if it failed: one bad frame or a bug must not end the worker."""
         try:
-            result = followed.target.update(source.frame, source.stamp)
-        except Exception as error:  # one bad frame or a bug must not end the worker
+            return step()
+        except Exception as error:
             with self._changed:
-                self.counters.update_failures += 1
+                self.counters.update_failures += targets
             self._observer.on_failure("update failed", error)
             return None
-        followed.stamp_ns = source.stamp_ns
-        self._update_s += 0.1 * (time.perf_counter() - started - self._update_s)
-        return result
 
     def _report(
         self, source: StampedFrame, answers: list[tuple[str, _Followed, TrackResult]], started: float

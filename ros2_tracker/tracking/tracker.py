@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ros2_tracker.engines.load import EngineSettings
 from ros2_tracker.tracking.frame import frame_from_array
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.result import TrackResult
@@ -37,6 +38,7 @@ class Tracker:
         precision: str = "auto",
         weights: str | Path | None = None,
         settings: TargetSettings | None = None,
+        device: str = "auto",
     ) -> Tracker:
         """Load a model variant by name.
 
@@ -46,14 +48,16 @@ class Tracker:
             precision: `auto` or a precision's name.
             weights: another weights file for the variant.
             settings: thresholds; the defaults fit most cameras.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
         Raises:
-            ValueError: unknown model, engine or precision.
+            ValueError: unknown model, engine, precision or device.
             FileNotFoundError: the weights are not there.
             EngineError: the engine is not installed or refuses the file.
 
         """
-        return cls(TrackingNetwork.load(model, engine, precision, weights), settings)
+        how = EngineSettings(engine, precision, weights, device=device)
+        return cls(TrackingNetwork.load(model, how), settings)
 
     def init(self, frame: NDArray[np.uint8], box: Sequence[float], stamp: float | None = None) -> None:
         """Start on the target in `box` = (x, y, w, h) px, top-left origin, of `frame` (H x W x 3 uint8 BGR).

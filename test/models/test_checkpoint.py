@@ -113,7 +113,7 @@ def test_imported_weights_run(tmp_path):
     with pytest.raises(ValueError, match=r"o\.safetensors"):
         load_network(variant, output)
     output.unlink()
-    with pytest.raises(WeightsMissingError, match="import-checkpoint"):
+    with pytest.raises(WeightsMissingError, match="does not exist"):
         load_network(variant, output)
 
 

@@ -13,15 +13,22 @@ def test_families_of_the_interfaces_are_there():
 def test_every_variant_loads(name):
     variant = load_variant(name)
     assert variant.name == name
-    assert variant.graph or variant.weights
+    assert variant.graphs
 
 
-def test_missing_weights_are_named_with_the_way_to_get_them(tmp_path):
+def test_missing_weights_are_named_with_the_way_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     variant = load_variant("ostrack-b256")
-    with pytest.raises(WeightsMissingError, match=r"ostrack-b256.*nowhere\.safetensors.*import-checkpoint"):
+    with pytest.raises(WeightsMissingError, match=r"nowhere\.safetensors does not exist"):
         variant.require_weights(tmp_path / "nowhere.safetensors")
-    with pytest.raises(WeightsMissingError, match="no ONNX graph of it is shipped"):
-        variant.require_graph()
+    with pytest.raises(WeightsMissingError, match=r"ostrack-b256\.safetensors.*import-checkpoint"):
+        variant.require_weights()
+    assert not variant.has_weights
+    mine = module.user_weights_dir() / "ostrack-b256.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    assert variant.require_weights() == mine
+    assert variant.has_weights
 
 
 def test_wrong_field_is_named(tmp_path, monkeypatch):

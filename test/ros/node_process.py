@@ -300,13 +300,14 @@ class Client:
 
     # -- services -----------------------------------------------------------------------------------------------
 
-    def _call(self, client: Any, request: Any) -> Any:
-        future = client.call_async(request)
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(WAIT_S):
-            raise AssertionError(f"no answer of {client.srv_name} in {WAIT_S:g} s; {self._node_output()}")
-        return future.result()
+    def _call(self, client: Any, request: Any, attempts: int = 1) -> Any:
+        for _ in range(attempts):
+            future = client.call_async(request)
+            done = threading.Event()
+            future.add_done_callback(lambda _, done=done: done.set())
+            if done.wait(WAIT_S / attempts):
+                return future.result()
+        raise AssertionError(f"no answer of {client.srv_name} in {WAIT_S:g} s; {self._node_output()}")
 
     def cancel(self) -> Trigger.Response:
         """Call ~/cancel."""
@@ -314,7 +315,8 @@ class Client:
 
     def state(self) -> int:
         """The lifecycle state."""
-        return self._call(self._get_state, GetState.Request()).current_state.id
+        # Asked again: a request that comes while the two sides still discover each other can go unanswered (seen once).
+        return self._call(self._get_state, GetState.Request(), attempts=3).current_state.id
 
     def settle(self) -> None:
         """Wait until the node has taken the image that was published last, and all else that came before."""

@@ -64,7 +64,7 @@ def another(declared: Declared) -> bool | int | float | str:
     if isinstance(default, float):
         # Keeps the thresholds in order.
         return default * 0.9
-    return next((c for c in declared.choices if c != default), "other.onnx")
+    return next((c for c in declared.choices if c != default), "cpu" if default == "auto" else "other.onnx")
 
 
 # -- config/tracker.yaml --------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def test_every_value_of_a_params_file_arrives(tmp_path: Path):
         ({"reliability.lost_below": 20}, "reliability.lost_below is 20.0, must be within [0, 1]"),
         ({"motion.acceleration": 0.0}, "motion.acceleration is 0.0, must be within [0.0001, 10000]"),
         ({"model": "vot2030"}, "model is 'vot2030', must be one of default, "),
-        ({"engine": "abacus"}, "engine is 'abacus', must be one of auto, onnxruntime"),
+        ({"engine": "abacus"}, "engine is 'abacus', must be one of auto, tensorrt"),
         ({"image_transport": "theora"}, "image_transport is 'theora', must be one of raw, compressed"),
         ({"qos.image.reliability": "maybe"}, "qos.image.reliability is 'maybe', must be one of best_effort, reliable"),
         (

@@ -280,6 +280,42 @@ def test_more_targets_than_allowed_are_refused(blob_network: TrackingNetwork):
     assert "a, b" in bench.events[2].text
 
 
+def test_targets_share_one_run_of_the_network(bench: Bench, blob_engine):
+    bench.push(0)
+    for target_id in ("a", "b", "c"):
+        bench.init(0, target_id)
+    bench.work()
+    before = blob_engine.runs
+    bench.play(1, 3)
+    assert blob_engine.runs == before + 3
+    results = [report.result for report in bench.reports[-1].targets]
+    assert len(results) == 3
+    assert all(iou(Box(*result.box), Box(*box_of(3))) > 0.8 for result in results)
+
+
+def test_answer_that_is_broken_for_one_target_leaves_the_others(bench: Bench, blob_engine):
+    bench.push(0)
+    for target_id in ("a", "b"):
+        bench.init(0, target_id)
+    bench.work()
+    answer = blob_engine._answer
+
+    def first_broken(search):
+        found = answer(search)
+        if not broken:
+            broken.append(True)
+            found["score_map"] = np.full_like(found["score_map"], np.nan)
+        return found
+
+    broken: list[bool] = []
+    blob_engine._answer = first_broken
+    bench.play(1, 1)
+    assert [report.target_id for report in bench.reports[-1].targets] == ["b"]
+    assert bench.counters.update_failures == 1
+    bench.play(2, 2)
+    assert [report.target_id for report in bench.reports[-1].targets] == ["a", "b"]
+
+
 class BrokenFrame(ArrayFrame):
     """Its pixels cannot be had."""
 

@@ -1,0 +1,118 @@
+"""Networks in torch on an NVIDIA GPU: one CUDA graph a batch size, one synchronisation a run.
+
+A frame is some two hundred small kernels, and launching them one by one takes ten times as long as running them. A
+captured graph is launched at once. It reads from and writes to fixed buffers, so each run is: copy what is new into
+pinned memory, upload it, launch, wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ros2_tracker.engines.base import EngineError, Engines, NamedArrays
+from ros2_tracker.models.graphs import Graph, example_inputs, graphs_of
+from ros2_tracker.models.prepare import halve_products, prepared
+from ros2_tracker.models.variant import Variant
+
+# Before a capture, so that cuBLAS and cuDNN have chosen their kernels and allocated their work space.
+_WARM_UP_RUNS = 3
+
+
+class CudaEngine:
+    """One graph of `models.graphs`; takes any batch, and captures each size when it first comes."""
+
+    batch: int | None = None
+
+    def __init__(
+        self, graph: Graph, examples: Sequence[Tensor], device: torch.device, half: bool, description: str
+    ) -> None:
+        """`graph` lies on `device`; `examples` are one set of its inputs; `half`: after `halve_products`."""
+        self._graph = graph
+        self._half = half
+        self._device = device
+        self._examples = dict(zip(graph.inputs, examples, strict=True))
+        self._lanes: dict[int, _Lane] = {}
+        lane = self._lane(1)
+        self.inputs: Mapping[str, tuple[int | None, ...]] = _shapes(self._examples)
+        self.outputs: Mapping[str, tuple[int | None, ...]] = _shapes(lane.results)
+        self.description = description
+
+    def run(self, targets: Sequence[NamedArrays]) -> list[NamedArrays]:
+        """Run the network once; see `Engine.run`."""
+        return self._lane(len(targets)).run(targets)
+
+    def _lane(self, count: int) -> _Lane:
+        if count not in self._lanes:
+            try:
+                self._lanes[count] = _Lane(self._graph, self._examples, count, self._device, self._half)
+            except torch.cuda.OutOfMemoryError as error:
+                raise EngineError(f"{count} targets do not fit into the memory of {self._device}") from error
+        return self._lanes[count]
+
+
+def cuda_engines(network: nn.Module, variant: Variant, device: torch.device, precision: str, name: str) -> Engines:
+    """Engines of a network in evaluation, which is not changed, in `precision` fp32 or fp16; `name` is for people."""
+    half = precision == "fp16"
+    network = prepared(network)
+    per_frame, per_template = graphs_of(halve_products(network) if half else network)
+    for graph in filter(None, (per_frame, per_template)):
+        graph.to(device)
+    with torch.autocast("cuda", torch.float16, enabled=half):
+        for_frame, for_template = example_inputs(variant, per_template, device=device)
+    gpu = torch.cuda.get_device_name(device)
+    description = f"torch {torch.__version__}, {gpu}, {precision}, CUDA graphs, {name}"
+    engine = CudaEngine(per_frame, for_frame, device, half, description)
+    if per_template is None:
+        return Engines(engine)
+    return Engines(engine, CudaEngine(per_template, for_template, device, half, description))
+
+
+class _Lane:
+    """Buffers and captured graph for one batch size."""
+
+    def __init__(
+        self, graph: Graph, examples: Mapping[str, Tensor], count: int, device: torch.device, half: bool
+    ) -> None:
+        shapes = {name: (count, *example.shape[1:]) for name, example in examples.items()}
+        self._staging = {n: torch.zeros(shape, dtype=examples[n].dtype).pin_memory() for n, shape in shapes.items()}
+        self._inputs = {name: value.to(device) for name, value in self._staging.items()}
+        self._uploaded: dict[str, list[NDArray | None]] = {name: [None] * count for name in examples}
+        """What lies in each input; held, so that no other array can take its place in memory."""
+        self._stream = torch.cuda.Stream(device)
+        # Without its cache of casts, which a captured graph must not depend on; the large weights need no cast.
+        with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=half, cache_enabled=False):
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(self._stream):
+                for _ in range(_WARM_UP_RUNS):
+                    made = graph(*self._inputs.values())
+            self._stream.synchronize()
+            self.results = {
+                name: torch.empty(value.shape, dtype=value.dtype).pin_memory()
+                for name, value in zip(graph.outputs, made, strict=True)
+            }
+            self._captured = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._captured, stream=self._stream):
+                made = graph(*self._inputs.values())
+                for result, value in zip(self.results.values(), made, strict=True):
+                    result.copy_(value, non_blocking=True)
+
+    def run(self, targets: Sequence[NamedArrays]) -> list[NamedArrays]:
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            for name, uploaded in self._uploaded.items():
+                changed = [i for i, inputs in enumerate(targets) if inputs[name] is not uploaded[i]]
+                for i in changed:
+                    uploaded[i] = targets[i][name]
+                    self._staging[name][i].numpy()[...] = targets[i][name]
+                    self._inputs[name][i].copy_(self._staging[name][i], non_blocking=True)
+            self._captured.replay()
+        self._stream.synchronize()
+        return [{name: np.array(value[i]) for name, value in self.results.items()} for i in range(len(targets))]
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int | None, ...]]:
+    return {name: (None, *tensor.shape[1:]) for name, tensor in tensors.items()}

@@ -1,0 +1,140 @@
+"""Networks from camera pixels to boxes: what an engine runs every frame, in torch or exported to ONNX.
+
+A graph normalises uint8 crops itself and decodes its own maps, so that a frame costs one small copy in and a few
+numbers out.
+
+OSTrack is one graph: `template`, `search` -> `box`, `score`, `score_map`.
+STARK is two, because a template's features are computed once: the template graph makes `tokens`, `position` and
+`cells` of `template` and `template_padded`; the search graph takes them as `template_tokens`, `template_position` and
+`template_cells` (templates one after another), with `search` and `search_padded`.
+
+| name | shape | type |
+|---|---|---|
+| `template`, `search` | (N, S, S, 3) | uint8 RGB |
+| `template_padded`, `search_padded` | (N, S, S) | bool, True outside the camera's image |
+| `box` | (N, 4) | float32 cx, cy, w, h in search sides |
+| `score` | (N,) | float32 in [0, 1]; of STARK without score head how concentrated its corners are |
+| `score_map` | (N, F, F) of OSTrack before windowing; (N, 2, F, F) corner probabilities of STARK | float32 |
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ros2_tracker.models.layers import normalized
+from ros2_tracker.models.ostrack import CenterMaps, OSTrack, decode_centers
+from ros2_tracker.models.stark import Features, Stark, StarkLightning
+from ros2_tracker.models.variant import Variant
+from ros2_tracker.models.window import hann_window
+
+OUTPUTS = ("box", "score", "score_map")
+
+
+class OSTrackGraph(nn.Module):
+    """OSTrack from crops to the windowed box."""
+
+    inputs = ("template", "search")
+    outputs = OUTPUTS
+
+    def __init__(self, network: OSTrack) -> None:
+        super().__init__()
+        self.network = network
+        window = hann_window(network.settings.search_size // 16)
+        self.register_buffer("window", torch.from_numpy(window))
+
+    def forward(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Crops -> box, score, score map."""
+        maps = self.network(self.network.template(normalized(template)), normalized(search))
+        # In fp16 a place at the far end of the map would be off by 1/128 of a cell.
+        maps = CenterMaps(*(values.float() for values in maps))
+        box, score = decode_centers(maps, self.window)
+        return box, score, maps.score.squeeze(1)
+
+
+class StarkTemplateGraph(nn.Module):
+    """STARK's features of a template."""
+
+    inputs = ("template", "template_padded")
+    outputs = ("tokens", "position", "cells")
+
+    def __init__(self, network: Stark | StarkLightning) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, template: Tensor, padded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Crop and mask -> features."""
+        return tuple(self.network.template(normalized(template), padded))
+
+
+class StarkSearchGraph(nn.Module):
+    """STARK from template features and a search crop to the box."""
+
+    inputs = ("template_tokens", "template_position", "template_cells", "search", "search_padded")
+    outputs = OUTPUTS
+
+    def __init__(self, network: Stark | StarkLightning) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, tokens: Tensor, position: Tensor, cells: Tensor, search: Tensor, padded: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, crop and mask -> box, score, corner probabilities."""
+        region = self.network.search(normalized(search), padded)
+        output = self.network([Features(tokens, position, cells)], region)
+        corners = output.corner_logits.float().flatten(2).softmax(-1).view_as(output.corner_logits)
+        score = concentration(corners) if output.confidence is None else output.confidence.float().sigmoid()
+        return output.box, score, corners
+
+
+def concentration(corners: Tensor) -> Tensor:
+    """How far both corners are in one place: their probabilities within 3x3 cells, geometric mean.
+
+    Ours: near 1 for two sharp corners, 9 / F^2 for flat maps, at most 0.5 for one that wavers between two places.
+
+    Args:
+        corners: (B, 2, F, F) probabilities.
+
+    Returns:
+        (B,) in [0, 1].
+
+    """
+    within = F.avg_pool2d(corners, 3, stride=1, padding=1) * 9.0
+    return within.flatten(2).amax(-1).prod(1).clamp(0.0, 1.0).sqrt()
+
+
+Graph = OSTrackGraph | StarkSearchGraph | StarkTemplateGraph
+
+
+def graphs_of(network: nn.Module) -> tuple[Graph, StarkTemplateGraph | None]:
+    """The graph that runs every frame, and that of a template for families that keep template features.
+
+    Raises:
+        ValueError: the network's family has no graph.
+
+    """
+    if isinstance(network, OSTrack):
+        return OSTrackGraph(network).eval(), None
+    if isinstance(network, Stark | StarkLightning):
+        return StarkSearchGraph(network).eval(), StarkTemplateGraph(network).eval()
+    raise ValueError(f"no graph for {type(network).__name__}")
+
+
+def example_inputs(
+    variant: Variant,
+    per_template: StarkTemplateGraph | None,
+    batch: int = 1,
+    device: torch.device | str = "cpu",
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Black crops in the shapes that the variant's graphs take: for the graph of every frame, and the template's."""
+    sizes = variant.template.size, variant.search.size
+    z, x = (torch.zeros(batch, size, size, 3, dtype=torch.uint8, device=device) for size in sizes)
+    if per_template is None:
+        return (z, x), ()
+    padded_z, padded_x = (torch.zeros(t.shape[:3], dtype=torch.bool, device=device) for t in (z, x))
+    with torch.inference_mode():
+        features = per_template(z, padded_z)
+    kept = [torch.cat([value] * variant.templates, dim=1) for value in features]
+    return (*kept, x, padded_x), (z, padded_z)

@@ -1,0 +1,88 @@
+"""What differs between families of trackers in one frame's way through: crop, network inputs, and the way back.
+
+A family holds settings but no target: everything it must remember of one is in the `Appearance` that the target keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ros2_tracker.engines.base import NamedArrays
+from ros2_tracker.tracking.crop import Region
+from ros2_tracker.tracking.frame import Frame
+from ros2_tracker.tracking.geometry import Box
+from ros2_tracker.tracking.sample_target import SampleRegion
+
+
+@dataclass(frozen=True, slots=True)
+class Appearance:
+    """A target's look as the network takes it: the same from frame to frame until it is renewed."""
+
+    inputs: NamedArrays
+    """Network inputs that show the template."""
+    fill: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Colour outside the image (R, G, B in 0..255)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One target's question to the network in one frame."""
+
+    inputs: NamedArrays
+    """All network inputs, those of the appearance included."""
+    region: Region | SampleRegion
+    """Where in the image it looks."""
+    last: Box
+    """The target's box before, px."""
+    width: int
+    """Of the image, px."""
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The network's answer, in the image."""
+
+    box: Box
+    """As the family publishes it, px."""
+    score: float
+    """The network's own opinion of the box, in [0, 1]."""
+    score_maps: NDArray[np.float32]
+    """(M, F, F) in [0, 1] before windowing: one map of the centre, or one a corner."""
+    cells: tuple[tuple[int, int], ...]
+    """(row, column) of the chosen cell of each map."""
+
+
+class Family(Protocol):
+    """One family of trackers."""
+
+    inputs: frozenset[str]
+    """Names of the network's inputs."""
+    outputs: frozenset[str]
+    """Names of the network's outputs that are read."""
+
+    def appearance(self, frame: Frame, box: Box) -> Appearance:
+        """Of a target in the frame its box was drawn on; BoxError when it cannot be cut out."""
+        ...
+
+    def look(self, appearance: Appearance, frame: Frame, last: Box) -> Look:
+        """The question: where is what was last seen at `last`?"""
+        ...
+
+    def proposal(self, look: Look, outputs: NamedArrays) -> Proposal:
+        """The answer; FloatingPointError when it is not finite."""
+        ...
+
+    def renewed(self, appearance: Appearance, frame: Frame, found: Proposal, frame_number: int) -> Appearance:
+        """The appearance after a frame; frames count from 1 after the first one."""
+        ...
+
+
+def require_finite(**values: NDArray | float) -> None:
+    """Raise FloatingPointError naming the network's answer unless all of it is finite."""
+    if not all(np.isfinite(value).all() for value in values.values()):
+        raise FloatingPointError("the network returned " + ", ".join(f"{n} {v}" for n, v in values.items()))

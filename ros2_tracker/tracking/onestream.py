@@ -1,0 +1,55 @@
+"""The shipped one-stream networks: exact crops filled with the mean colour, smoothed size."""
+
+from __future__ import annotations
+
+from ros2_tracker.engines.base import NamedArrays
+from ros2_tracker.models.variant import Variant
+from ros2_tracker.models.window import hann_window
+from ros2_tracker.tracking.crop import Region, crop, mean_rgb
+from ros2_tracker.tracking.decode import decode_ltrb
+from ros2_tracker.tracking.family import Appearance, Look, Proposal
+from ros2_tracker.tracking.frame import Frame
+from ros2_tracker.tracking.geometry import Box, kept_in_image
+
+# Of the score map, in pixels of the search crop.
+_STRIDE = 16
+
+
+class OneStream:
+    """Networks with `score_map` and `ltrb`; see `tracking.family.Family`."""
+
+    inputs = frozenset({"template", "search"})
+    outputs = frozenset({"score_map", "ltrb"})
+
+    def __init__(self, variant: Variant) -> None:
+        self._variant = variant
+        self._window = hann_window(variant.search.size // _STRIDE)
+
+    def appearance(self, frame: Frame, box: Box) -> Appearance:
+        """The template crop."""
+        variant = self._variant
+        fill = mean_rgb(frame) if variant.fill == "mean" else (0.0, 0.0, 0.0)
+        region = Region.around(box, variant.template.factor)
+        return Appearance({"template": crop(frame, region, variant.template.size, fill)}, fill)
+
+    def look(self, appearance: Appearance, frame: Frame, last: Box) -> Look:
+        """The search crop beside the template."""
+        search = self._variant.search
+        region = Region.around(last, search.factor)
+        patch = crop(frame, region, search.size, appearance.fill)
+        return Look({**appearance.inputs, "search": patch}, region, last, frame.width, frame.height)
+
+    def proposal(self, look: Look, outputs: NamedArrays) -> Proposal:
+        """Box at the highest windowed score, its size smoothed against the last one, its centre in the image."""
+        score_map = outputs["score_map"]
+        best = decode_ltrb(score_map, outputs["ltrb"], self._window)
+        found = look.region.to_image(best.cx, best.cy, best.w, best.h)
+        weight, last = self._variant.size_update, look.last
+        w = weight * found.w + (1.0 - weight) * last.w
+        h = weight * found.h + (1.0 - weight) * last.h
+        box = kept_in_image(Box.from_center(found.cx, found.cy, w, h), look.width, look.height)
+        return Proposal(box, best.score, score_map[None], (best.cell,))
+
+    def renewed(self, appearance: Appearance, frame: Frame, found: Proposal, frame_number: int) -> Appearance:
+        """The first template for ever."""
+        return appearance

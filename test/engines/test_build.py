@@ -1,0 +1,46 @@
+"""Engines built ahead of time, with the real builder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ros2_tracker.cli import main
+from ros2_tracker.engines.cache import EngineCache
+
+
+def test_engine_is_built_once_and_then_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX builds engines without a GPU")
+    command = ["build-engine", "--without-gpu", "--cache-dir", str(tmp_path / "engines")]
+    lines = []
+    for _ in range(2):
+        assert main(command) == 0
+        lines += capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    pattern = r"(\S+/onestream-192-fp32-b1-[0-9a-f]{16}\.engine): (\S+) MiB, (\S+) s, not tested: there was no GPU"
+    first, second = (re.fullmatch(pattern, line) for line in lines)
+    assert first
+    assert second
+    assert first[1] == second[1]
+    (entry,) = EngineCache(tmp_path / "engines").entries()
+    assert str(entry.path) == first[1]
+    assert entry.problem == ""
+    assert float(second[3]) < float(first[3])
+
+
+def test_engine_without_a_gpu_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["build-engine", "--cache-dir", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "GPU" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_without_a_graph_names_the_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert main(["build-engine", "--model", "ostrack-b256", "--without-gpu"]) == 1
+    assert "ros2-tracker export --model ostrack-b256" in capsys.readouterr().err

@@ -1,0 +1,54 @@
+"""Models other than the default on the real node, chosen by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not there")
+pytest.importorskip("vision_msgs.msg", reason="vision_msgs is not there")
+pytest.importorskip("ros2_tracker.msg", reason="the messages of ros2_tracker are not built")
+
+import parity
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import State, Transition
+from scene import box_at, render
+
+from ros2_tracker.models.variant import user_weights_dir
+
+AT = (100, 90)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's weights folder, empty, for this process and the node's."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    user_weights_dir().mkdir(parents=True)
+    return user_weights_dir()
+
+
+def test_model_by_name_once_its_weights_are_there(start_node, folder: Path):
+    torch = pytest.importorskip("torch", reason="the networks need torch")
+    save_file = pytest.importorskip("safetensors.torch").save_file
+
+    node = start_node({"model": "stark-lightning"}, active=False)
+    engine = node.diagnosis("engine", lambda s: s.level == DiagnosticStatus.ERROR)
+    weights = folder / "stark-lightning.safetensors"
+    assert str(weights) in engine.message
+    assert "import-checkpoint" in engine.message
+    assert node.state() == State.PRIMARY_STATE_UNCONFIGURED
+
+    entries = parity.synthetic_weights("stark_lightning", 51)
+    save_file({name: torch.from_numpy(value.copy()) for name, value in entries.items()}, weights)
+    assert node.change_state(Transition.TRANSITION_CONFIGURE)
+    assert node.change_state(Transition.TRANSITION_ACTIVATE)
+    node.wait_connected()
+    engine = node.diagnosis("engine", lambda s: s.level == DiagnosticStatus.OK)
+    assert "torch" in next(v.value for v in engine.values if v.key == "engine")
+    node.start(render(AT), box_at(*AT), "car")
+    for _ in range(3):
+        # Weights of no meaning: that it answers counts here; where, test/tracking/test_published_loops.py says.
+        status = node.follow(render(AT), "car")
+        assert 0.0 <= status.reliability <= 1.0
+        assert 0.0 < status.score <= 1.0
