@@ -6,7 +6,8 @@ Half precision are matrix products, convolutions, and what prepares their inputs
   arg-max);
 * LayerNormalization, whose variance and eps of 1e-6 fp16 cannot hold, and Softmax;
 * what only these read: residual sums, and attention masks, whose -3.4e38 is no fp16 number;
-* what only ranks and never reaches an output (candidate elimination, argmax): its order is its result.
+* what only ranks and never reaches an output (candidate elimination, argmax): its order is its result. Products with
+  weights are fp16 there too, or a matrix that others read in fp16 would be kept twice.
 
 That is much as `torch.autocast` has it, and keeps the patterns by which TensorRT finds attention.
 """
@@ -76,6 +77,8 @@ def _half_nodes(graph: ir.Graph, half_outputs: Collection[str]) -> set[ir.Node]:
     half: set[ir.Node] = set()
     for node in reversed(nodes):
         if reaching.isdisjoint(node.outputs):
+            if node.op_type in _PRODUCTS and any(value.is_initializer() for value in node.inputs if value is not None):
+                half.add(node)
             continue
         reaching.update(value for value in node.inputs if value is not None and value.dtype == _FLOAT)
         read_in_half = any(

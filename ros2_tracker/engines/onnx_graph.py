@@ -33,14 +33,22 @@ def _drop_nan_guards(graph: ir.Graph) -> None:
 
 
 def _split_weights(graph: ir.Graph) -> None:
-    """Cut weights that are only ever used in equal parts (q, k and v), which the optimizer does not do."""
+    """Cut weights that are used in parts (q, k and v), which the optimizer does not do with large ones."""
     for node in tuple(graph):
         weights = node.inputs[0] if node.op_type == "Split" else None
-        if weights is None or not weights.is_initializer() or len(node.inputs) > 1:
+        if weights is None or not weights.is_initializer():
             continue
-        parts = np.split(weights.const_value.numpy(), len(node.outputs), axis=node.attributes.get_int("axis", 0))
+        cuts: int | NDArray = len(node.outputs)
+        if len(node.inputs) > 1:
+            sizes = ir.convenience.get_const_tensor(node.inputs[1])
+            if sizes is None:
+                continue
+            cuts = np.cumsum(sizes.numpy())[:-1]
+        parts = np.split(weights.const_value.numpy(), cuts, axis=node.attributes.get_int("axis", 0))
         for i, (part, output) in enumerate(zip(parts, node.outputs, strict=True)):
-            ir.convenience.replace_all_uses_with(output, add_weights(graph, f"{weights.name}.{i}", part))
+            name = f"{weights.name}.{len(parts)}.{i}"
+            cut = graph.initializers.get(name) or add_weights(graph, name, part)
+            ir.convenience.replace_all_uses_with(output, cut)
         graph.remove(node, safe=True)
 
 

@@ -158,13 +158,16 @@ class JointEncoder(nn.Module):
         kept: Tensor | None = None
         removed: list[Tensor] = []
         last = len(self.blocks) - 1
+        left_z = count_z
         for i, block in enumerate(self.blocks):
             ratio = 1.0
             if elimination is not None and i in elimination.blocks:
                 ratio = _call_ratio(elimination.keep_ratio, keep_ratio)
             stay = math.ceil(ratio * (tokens.shape[1] - count_z))
             if stay == tokens.shape[1] - count_z:
-                tokens = block(tokens, skip=0 if keep_template or i < last else count_z)
+                if i == last and not keep_template:
+                    left_z = 0
+                tokens = block(tokens, skip=count_z - left_z)
                 continue
             if kept is None:
                 kept = torch.arange(count_x, device=tokens.device).expand(tokens.shape[0], -1)
@@ -173,8 +176,7 @@ class JointEncoder(nn.Module):
             kept, dropped = kept[:, :stay], kept[:, stay:]
             removed.append(dropped)
         tokens = self.norm(tokens)
-        count_z = count_z if keep_template else 0
-        template, search = tokens[:, :count_z], tokens[:, count_z:]
+        template, search = tokens[:, : left_z if keep_template else 0], tokens[:, left_z:]
         if kept is not None:
             # After the LN: a dropped token is 0, not the LN's bias.
             places = kept.unsqueeze(-1).expand_as(search)
@@ -210,8 +212,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, skip: int = 0) -> Tensor:
         """(B, N, C) -> (B, N - skip, C), the first `skip` tokens only being looked at."""
-        q, k, v = self.attn.project(self.norm1(x))
-        x = x[:, skip:] + self.attn(q[:, :, skip:], k, v)
+        normed = self.norm1(x)
+        if skip:
+            q, (k, v) = self.attn.queries(normed[:, skip:]), self.attn.keys_values(normed)
+        else:
+            q, k, v = self.attn.project(normed)
+        x = x[:, skip:] + self.attn(q, k, v)
         return x + self.mlp(self.norm2(x))
 
     def eliminate(self, x: Tensor, count_z: int, stay: int, rows: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -227,20 +233,22 @@ class Block(nn.Module):
             (B, count_z + stay, C), and (B, n) int64: the search tokens by falling score, of which the first stay.
 
         """
-        q, k, v = self.attn.project(self.norm1(x))
-        judges = q[:, :, :count_z]
+        normed = self.norm1(x)
+        k, v = self.attn.keys_values(normed)
+        judges = normed[:, :count_z]
         if rows is not None:
-            index = rows[:, None, :, None].expand(q.shape[0], q.shape[1], -1, q.shape[3])
-            judges = judges.gather(2, index)
-        order = self.attn.weights(judges, k)[..., count_z:].mean(2).mean(1).argsort(dim=1, descending=True)
-        x = x + self.attn(q, k, v)
+            judges = judges.gather(1, rows[..., None].expand(x.shape[0], -1, x.shape[2]))
+        found = self.attn.weights(self.attn.queries(judges), k)[..., count_z:]
+        order = found.mean(2).mean(1).argsort(dim=1, descending=True)
+        # Nobody reads what the others would find: they are looked at, but do not look.
         staying = order[:, :stay, None].expand(-1, -1, x.shape[2])
-        x = torch.cat([x[:, :count_z], x[:, count_z:].gather(1, staying)], dim=1)
+        x, normed = (torch.cat([t[:, :count_z], t[:, count_z:].gather(1, staying)], dim=1) for t in (x, normed))
+        x = x + self.attn(self.attn.queries(normed), k, v)
         return x + self.mlp(self.norm2(x)), order
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one projection for q, k and v (in this order, head-major inside each)."""
+    """Multi-head self-attention; one layer holds the projections to q, k and v (in this order, head-major inside)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -251,7 +259,15 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, C) -> q, k, v of (B, heads, N, C / heads) each."""
-        return self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self._heads(self.qkv(x), 3)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """Of tokens that look: (B, N, C) -> q."""
+        return self._heads(F.linear(x, self._parts(self.qkv.weight)[0], self._parts(self.qkv.bias)[0]), 1)[0]
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of tokens that are looked at: (B, N, C) -> k, v."""
+        return self._heads(F.linear(x, self._parts(self.qkv.weight)[1], self._parts(self.qkv.bias)[1]), 2)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend: (B, heads, Nq, d) and (B, heads, Nk, d) -> (B, Nq, C)."""
@@ -260,6 +276,13 @@ class Attention(nn.Module):
     def weights(self, q: Tensor, k: Tensor) -> Tensor:
         """Attention of a few queries over all keys, which the fused kernels do not return: (B, heads, Nq, Nk)."""
         return (q @ k.transpose(-2, -1) * self.scale).softmax(-1)
+
+    def _parts(self, entry: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of an entry of `qkv` for q, and for k and v."""
+        return entry.split((len(entry) // 3, 2 * len(entry) // 3))
+
+    def _heads(self, projected: Tensor, count: int) -> tuple[Tensor, ...]:
+        return projected.unflatten(-1, (count, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class FeedForward(nn.Module):

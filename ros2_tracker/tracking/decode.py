@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +39,10 @@ def decode_ltrb(
     """
     weighted = score_map if window is None else score_map * window
     row, column = divmod(int(weighted.argmax()), score_map.shape[1])
-    left, top, right, bottom = (float(v) for v in ltrb[:, row, column])
+    left, top, right, bottom = ltrb[:, row, column].tolist()
     score = float(score_map[row, column])
-    if not np.isfinite([score, left, top, right, bottom]).all():
+    # One of them that is not finite makes the sum so.
+    if not math.isfinite(score + left + top + right + bottom):
         raise FloatingPointError(f"the network returned score {score} and ltrb {(left, top, right, bottom)}")
     cells = score_map.shape[0]
     x, y = (column + 0.5) / cells, (row + 0.5) / cells

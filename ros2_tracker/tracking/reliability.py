@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from itertools import chain
+from operator import mul
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,30 +22,41 @@ _PEAK_RADIUS = 2
 _EPSILON = 1e-6
 
 
-def peak_to_sidelobe_ratio(score_map: NDArray[np.float32], cell: tuple[int, int]) -> float:
-    """(peak - mean) / deviation of the (F, F) map outside the peak's surroundings (Bolme et al., CVPR 2010)."""
+class MapSignals(NamedTuple):
+    """What the shape of an (F, F) score map says."""
+
+    psr: float
+    """Peak-to-sidelobe ratio: (peak - mean) / deviation outside the peak's surroundings (Bolme et al., CVPR 2010)."""
+    apce: float
+    """Average peak-to-correlation energy: |max - min|^2 / mean((map - min)^2) (Wang et al., CVPR 2017, eq. 9)."""
+
+
+def map_signals(score_map: NDArray[np.floating], cell: tuple[int, int]) -> MapSignals:
+    """Signals of a map whose peak is at `cell` (row, column)."""
+    # Plain Python: right after the network has emptied the caches, ten calls of NumPy on so few numbers take longer.
     row, column = cell
-    outside = np.ones(score_map.shape, bool)
-    outside[
-        max(row - _PEAK_RADIUS, 0) : row + _PEAK_RADIUS + 1, max(column - _PEAK_RADIUS, 0) : column + _PEAK_RADIUS + 1
-    ] = False
-    sidelobe = score_map[outside]
-    return (float(score_map[row, column]) - float(sidelobe.mean())) / (float(sidelobe.std()) + 1e-3)
+    rows: list[list[float]] = score_map.tolist()
+    scores = list(chain.from_iterable(rows))
+    columns = slice(max(column - _PEAK_RADIUS, 0), column + _PEAK_RADIUS + 1)
+    near = list(chain.from_iterable(r[columns] for r in rows[max(row - _PEAK_RADIUS, 0) : row + _PEAK_RADIUS + 1]))
+    total, squares, low = sum(scores), sum(map(mul, scores, scores)), min(scores)
 
+    count = len(scores) - len(near)
+    mean = (total - sum(near)) / count
+    variance = (squares - sum(map(mul, near, near))) / count - mean * mean
+    psr = (rows[row][column] - mean) / (math.sqrt(max(variance, 0.0)) + 1e-3)
 
-def average_peak_to_correlation_energy(score_map: NDArray[np.float32]) -> float:
-    """|max - min|^2 / mean((map - min)^2) of the (F, F) map (Wang et al., CVPR 2017, eq. 9)."""
-    above = score_map - score_map.min()
-    energy = float(np.mean(above * above))
-    return float(above.max()) ** 2 / (energy + _EPSILON)
+    energy = (squares - 2.0 * low * total) / len(scores) + low * low
+    return MapSignals(psr, (max(scores) - low) ** 2 / (max(energy, 0.0) + _EPSILON))
 
 
 def signals_of(proposal: Proposal, motion_distance: float) -> ReliabilitySignals:
     """What an answer says of its own reliability; of two corners the worse one counts."""
+    signals = [map_signals(m, cell) for m, cell in zip(proposal.score_maps, proposal.cells, strict=True)]
     return ReliabilitySignals(
         peak=proposal.score,
-        psr=min(peak_to_sidelobe_ratio(m, c) for m, c in zip(proposal.score_maps, proposal.cells, strict=True)),
-        apce=min(average_peak_to_correlation_energy(m) for m in proposal.score_maps),
+        psr=min(each.psr for each in signals),
+        apce=min(each.apce for each in signals),
         motion_distance=motion_distance,
     )
 

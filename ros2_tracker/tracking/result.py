@@ -8,7 +8,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from ros2_tracker.tracking.motion import MotionState
+from ros2_tracker.tracking.motion import MeasurementNoise, MotionState
 
 
 class TrackState(IntEnum):
@@ -50,8 +50,8 @@ class TrackResult:
     score: float
     """The network's raw score at the chosen cell."""
     signals: ReliabilitySignals
-    covariance: NDArray[np.float64]
-    """4x4 covariance of the measured (cx, cy, w, h), px^2."""
+    noise: MeasurementNoise
+    """Of the measured box."""
     estimate: MotionState
     """The motion model after this frame: what `motion.predict` moves on to a later time."""
     previous_state: TrackState
@@ -60,6 +60,11 @@ class TrackResult:
     """Seconds spent in the network; of a run for several targets its share."""
     not_tracking_for: float = 0.0
     """Seconds since the target was last TRACKING (0 while it is; on recovery, how long it had not been)."""
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """4x4 covariance of the measured (cx, cy, w, h), px^2."""
+        return self.noise.matrix
 
     @property
     def velocity(self) -> tuple[float, float]:

@@ -92,12 +92,12 @@ class Target:
 
         proposal = family.proposal(question.look, outputs)
         box = proposal.box
-        certain = motion.measurement_covariance(box, 1.0, settings.motion)
+        certain = motion.measurement_noise(box, 1.0, settings.motion)
         signals = signals_of(proposal, motion.center_distance(predicted, box, certain))
         reliability = self._network.reliability.probability(signals)
         hysteresis = memory.hysteresis.step(reliability, dt, settings.reliability)
 
-        noise = motion.measurement_covariance(box, reliability, settings.motion)
+        noise = motion.measurement_noise(box, reliability, settings.motion)
         doubtful = reliability < settings.reliability.lost_below
         next_motion = predicted if doubtful else motion.correct(predicted, box, noise)
         # A doubtful box would drag the search away from where the target was last seen.
@@ -115,7 +115,7 @@ class Target:
             state=hysteresis.state,
             score=proposal.score,
             signals=signals,
-            covariance=noise,
+            noise=noise,
             estimate=next_motion,
             previous_state=memory.hysteresis.state,
             network_s=network_s,

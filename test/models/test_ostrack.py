@@ -109,6 +109,17 @@ def test_dropped_tokens_are_exactly_zero():
         assert int((found.search[sample] != 0).any(-1).sum()) == 89
 
 
+@pytest.mark.parametrize("blocks", [(3, 6, 9), (3, 6, 11)])
+def test_template_tokens_that_nobody_asks_for_change_nothing(blocks):
+    model = small(Elimination(blocks))
+    z, x = torch.randn(1, 3, 128, 128), torch.randn(1, 3, 256, 256)
+    tokens = model.template(z)
+    whole = model.backbone(tokens, x, model.elimination)
+    without = model.backbone(tokens, x, model.elimination, keep_template=False)
+    assert without.template.shape == (1, 0, 32)
+    torch.testing.assert_close(without.search, whole.search)
+
+
 def test_samples_of_a_batch_do_not_touch_each_other():
     model = small(Elimination())
     z, x = torch.randn(2, 3, 128, 128), torch.randn(2, 3, 256, 256)

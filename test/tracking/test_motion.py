@@ -21,7 +21,7 @@ def follow(velocity: tuple[float, float], steps: int = 40, dt: float = 1 / 30) -
     state = motion.initial_state(BOX, SETTINGS)
     for i in range(1, steps + 1):
         box = Box(BOX.x + velocity[0] * i * dt, BOX.y + velocity[1] * i * dt, BOX.w, BOX.h)
-        noise = motion.measurement_covariance(box, 1.0, SETTINGS)
+        noise = motion.measurement_noise(box, 1.0, SETTINGS)
         state = motion.correct(motion.predict(state, dt, SETTINGS), box, noise)
     return state
 
@@ -61,7 +61,7 @@ def test_covariance_stays_symmetric_and_positive(steps: list[tuple[float, ...]])
         box = Box(x, y, side, side)
         state = motion.predict(state, dt, SETTINGS)
         assert_is_covariance(state.covariance)
-        state = motion.correct(state, box, motion.measurement_covariance(box, reliability, SETTINGS))
+        state = motion.correct(state, box, motion.measurement_noise(box, reliability, SETTINGS))
         assert_is_covariance(state.covariance)
 
 
@@ -93,15 +93,15 @@ def test_doubt_makes_a_measurement_count_less():
     moved = Box(BOX.x + 20, BOX.y, BOX.w, BOX.h)
     shifts = []
     for reliability in (1.0, 0.5, 0.0):
-        noise = motion.measurement_covariance(moved, reliability, SETTINGS)
+        noise = motion.measurement_noise(moved, reliability, SETTINGS)
         shifts.append(motion.correct(state, moved, noise).box.cx - state.box.cx)
     assert shifts[0] > shifts[1] > shifts[2] > 0.0
 
 
 def test_centre_distance_is_mahalanobis():
     state = motion.initial_state(BOX, SETTINGS)
-    noise = motion.measurement_covariance(BOX, 1.0, SETTINGS)
+    noise = motion.measurement_noise(BOX, 1.0, SETTINGS)
     assert motion.center_distance(state, BOX, noise) == 0.0
-    deviation = np.sqrt(state.covariance[0, 0] + noise[0, 0])
+    deviation = np.sqrt(state.covariance[0, 0] + noise.matrix[0, 0])
     aside = Box(BOX.x + 2 * deviation, BOX.y, BOX.w, BOX.h)
     assert motion.center_distance(state, aside, noise) == pytest.approx(2.0)

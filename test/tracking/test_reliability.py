@@ -18,8 +18,7 @@ from ros2_tracker.tracking.reliability import (
     DEFAULT_RELIABILITY,
     Hysteresis,
     ReliabilityModel,
-    average_peak_to_correlation_energy,
-    peak_to_sidelobe_ratio,
+    map_signals,
 )
 from ros2_tracker.tracking.result import ReliabilitySignals, TrackState
 from ros2_tracker.tracking.settings import ReliabilitySettings
@@ -38,7 +37,7 @@ def test_psr_by_its_formula(score_map: np.ndarray, cell: tuple[int, int]):
     mean = sum(sidelobe) / len(sidelobe)
     deviation = math.sqrt(sum((v - mean) ** 2 for v in sidelobe) / len(sidelobe))
     expected = (float(score_map[cell]) - mean) / (deviation + 1e-3)
-    assert peak_to_sidelobe_ratio(score_map, cell) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert map_signals(score_map, cell).psr == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 @given(score_maps)
@@ -47,7 +46,7 @@ def test_apce_by_its_formula(score_map: np.ndarray):
     low, high = min(values), max(values)
     energy = sum((v - low) ** 2 for v in values) / len(values)
     expected = (high - low) ** 2 / (energy + 1e-6)
-    assert average_peak_to_correlation_energy(score_map) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert map_signals(score_map, (0, 0)).apce == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 def test_a_second_peak_lowers_both():
@@ -55,8 +54,8 @@ def test_a_second_peak_lowers_both():
     one[4, 4] = 0.9
     two = one.copy()
     two[12, 12] = 0.8
-    assert peak_to_sidelobe_ratio(two, (4, 4)) < peak_to_sidelobe_ratio(one, (4, 4))
-    assert average_peak_to_correlation_energy(two) < average_peak_to_correlation_energy(one)
+    assert map_signals(two, (4, 4)).psr < map_signals(one, (4, 4)).psr
+    assert map_signals(two, (4, 4)).apce < map_signals(one, (4, 4)).apce
 
 
 @pytest.mark.parametrize("model", [SHIPPED, DEFAULT_RELIABILITY])
