@@ -177,11 +177,70 @@ def _export(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _eval(arguments: argparse.Namespace) -> int:
+    _check_model(arguments.model)
+    if arguments.latency_ms is not None and arguments.camera_fps is None:
+        raise UsageError("--latency-ms belongs to the streaming run: give --camera-fps")
+    from ros2_tracker.evaluation import eval_cli
+    from ros2_tracker.evaluation.peers import PeerError
+
+    try:
+        return eval_cli.run(arguments, _engine_settings(arguments))
+    except PeerError as error:
+        raise UsageError(str(error)) from error
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    try:
+        from ros2_tracker.training import cli as training_cli
+    except ImportError as error:
+        raise OSError(f"training needs `pip install 'ros2-tracker[train]'` ({error})") from error
+    return training_cli.run(arguments)
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    from ros2_tracker.models.variant import WeightsMissingError, find_weights, load_variant, user_weights_dir
+
+    _check_model(arguments.model)
+    variant = load_variant(arguments.model)
+    graph = arguments.graph or find_weights(variant.graphs["fp32"])
+    if graph is None:
+        missing = user_weights_dir() / variant.graphs["fp32"]
+        raise WeightsMissingError(
+            f"model {variant.name}: there is no fp32 graph to quantise; `ros2-tracker export --model {variant.name} "
+            f"-o {missing}` makes one, or name it with --graph"
+        )
+    try:
+        from ros2_tracker.evaluation.quantize import quantize_checked
+    except ImportError as error:
+        raise OSError(f"quantising needs `pip install onnx` ({error})") from error
+
+    report = quantize_checked(
+        variant,
+        graph,
+        arguments.sequences,
+        arguments.output,
+        arguments.frames,
+        arguments.method,
+        check=not arguments.no_check,
+    )
+    print(json.dumps(report.as_dict()) if arguments.json else report.as_text())
+    return EXIT_OK
+
+
+class _StandardError:
+    """A logger of lines for people."""
+
+    def info(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+
 def _build_engine(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ros2_tracker.engines.build import build_ahead
     from ros2_tracker.engines.load import EngineSettings
+    from ros2_tracker.engines.loading import Loading
     from ros2_tracker.models.variant import load_variant
 
     _check_model(arguments.model)
@@ -192,6 +251,8 @@ def _build_engine(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     variant = load_variant(arguments.model)
+    # Where there is no terminal to draw a bar on, a build of minutes would look like a crash.
+    log = Loading(_StandardError(), arguments.model)
     with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}", disable=None, leave=False) as bar:
 
         def show(phase: str, fraction: float | None) -> None:
@@ -199,7 +260,7 @@ def _build_engine(arguments: argparse.Namespace) -> int:
             bar.n = bar.n if fraction is None else round(100 * fraction)
             bar.refresh()
 
-        built = build_ahead(variant, settings, arguments.without_gpu, show)
+        built = build_ahead(variant, settings, arguments.without_gpu, log.report if bar.disable else show)
     for engine in built:
         tested = engine.self_test or "not tested: there was no GPU"
         print(f"{engine.file}: {engine.megabytes:.1f} MiB, {engine.seconds:.1f} s, {tested}")
@@ -282,7 +343,13 @@ def _engine_settings(arguments: argparse.Namespace) -> EngineSettings:
     from ros2_tracker.engines.load import EngineSettings
 
     try:
-        return EngineSettings(arguments.engine, arguments.precision, arguments.weights, device=arguments.device)
+        return EngineSettings(
+            arguments.engine,
+            arguments.precision,
+            arguments.weights,
+            device=arguments.device,
+            compiled=arguments.compile,
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -301,6 +368,7 @@ def _check_model(name: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     import ros2_tracker
+    from ros2_tracker.engines.base import PRECISIONS
 
     parser = _Parser(
         prog="ros2-tracker",
@@ -370,6 +438,38 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--json", action="store_true", help="print as JSON")
     export.set_defaults(run=_export)
 
+    _add_eval(verbs)
+    _add_train(verbs)
+
+    quantizer = verbs.add_parser(
+        "quantize",
+        help="make a network's int8 graph for TensorRT, calibrated on sequences",
+        description="Run a fp32 graph on crops of annotated sequences and write it with int8 convolutions and matrix "
+        "products, as TensorRT takes them (engine tensorrt, precision int8). The new graph is compared with the fp32 "
+        "one on other frames before it is put into its place.",
+        epilog="example: ros2-tracker quantize sequences --model ostrack-b256 --frames 200",
+    )
+    quantizer.add_argument(
+        "sequences", metavar="FOLDER", type=Path, help="a sequence in OTB layout with its truth, or a folder of them"
+    )
+    quantizer.add_argument("--model", default="default", metavar="M", help="a variant that `ros2-tracker models` lists")
+    quantizer.add_argument("--graph", type=_onnx, metavar="FILE.onnx", help="instead of the model's own fp32 graph")
+    quantizer.add_argument(
+        "-o", "--output", type=_onnx, metavar="OUT.onnx", help="(default: where precision int8 looks for it)"
+    )
+    quantizer.add_argument(
+        "--frames", type=_count, default=200, metavar="N", help="to calibrate with, spread evenly (default: 200)"
+    )
+    quantizer.add_argument(
+        "--method",
+        choices=("minmax", "percentile", "entropy"),
+        default="percentile",
+        help="how ranges are found: percentile is closest to fp32, minmax the quickest (default: percentile)",
+    )
+    quantizer.add_argument("--no-check", action="store_true", help="do not compare with the fp32 graph")
+    quantizer.add_argument("--json", action="store_true", help="print as JSON")
+    quantizer.set_defaults(run=_quantize)
+
     builder = verbs.add_parser(
         "build-engine",
         help="build and cache the TensorRT engine of a model ahead of time",
@@ -378,7 +478,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: ros2-tracker build-engine --model ostrack-b256 --precision fp16",
     )
     builder.add_argument("--model", default="default", metavar="M", help="a variant that `ros2-tracker models` lists")
-    builder.add_argument("--precision", choices=("auto", "fp32", "fp16"), default="auto", help="(default: auto)")
+    builder.add_argument("--precision", choices=PRECISIONS, default="auto", help="(default: auto)")
     builder.add_argument("--weights", metavar="FILE.onnx", help="instead of the model's own graph")
     builder.add_argument("--device", default="auto", metavar="D", help="cuda or cuda:N (default: the first GPU)")
     builder.add_argument("--cache-dir", metavar="FOLDER", help="of engines (default: the user's own)")
@@ -427,6 +527,75 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_eval(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    evaluation = verbs.add_parser(
+        "eval",
+        help="measure accuracy and speed on annotated sequences, beside other trackers",
+        description="Follow the target of every sequence of a dataset and compare with the truth: success AUC (21 "
+        "thresholds, strictly above), precision at 20 px, normalised precision, AO, SR50, SR75, time to failure, ms a "
+        "frame, and how honestly a loss was admitted. Exit status 1 when a sequence had to be left out.",
+        epilog="example: ros2-tracker eval otb100 --peer csrt --peer nano:weights/nanotrack --restarts "
+        "--camera-fps 30 --report eval_report",
+    )
+    evaluation.add_argument("dataset", metavar="DATASET", help="folder of a dataset, or of one sequence")
+    formats = ("otb", "got10k", "lasot", "uav123", "vot")
+    evaluation.add_argument("--format", choices=formats, help="its layout (default: told from its files)")
+    evaluation.add_argument("--sequences", type=_names, metavar="NAME[,NAME...]", help="only these")
+    _add_network(evaluation)
+    evaluation.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="P",
+        help="run beside ours: csrt, kcf, nano:FOLDER, vit:FILE (OpenCV's, with the authors' weights), or model:NAME "
+        "(another variant of ours); can be repeated",
+    )
+    evaluation.add_argument(
+        "--restarts", action="store_true", help="a further run with restarts after failures: accuracy, robustness, EAO"
+    )
+    evaluation.add_argument(
+        "--camera-fps",
+        type=_positive,
+        metavar="HZ",
+        help="a further run with frames at this rate, of which those that come while the tracker is busy are skipped",
+    )
+    evaluation.add_argument(
+        "--latency-ms", type=_positive, metavar="L", help="in that run, what an update takes (default: measured)"
+    )
+    evaluation.add_argument(
+        "--fps", type=_positive, default=_DEFAULT_FPS, metavar="HZ", help="of the footage (default: 30)"
+    )
+    evaluation.add_argument("--processes", type=_count, default=1, metavar="N", help="at once (default: 1)")
+    evaluation.add_argument("--seed", type=int, default=0, help="of OpenCV's random numbers (default: 0)")
+    evaluation.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write report.html, summary.json, sequences.csv and a table a run; a call with the same DIR goes on where "
+        "one before was interrupted",
+    )
+    evaluation.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON (-: to the terminal)")
+    evaluation.add_argument("--note", default="", metavar="TEXT", help="a sentence about the dataset for the report")
+    evaluation.set_defaults(run=_eval)
+
+
+def _add_train(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    trainer = verbs.add_parser(
+        "train",
+        help="train a network",
+        description="Train a network as a YAML file says (docs/training.md lists its keys), on a CPU or a GPU, or on "
+        "several with `torchrun --nproc-per-node N -m ros2_tracker train ...`. The output folder gets checkpoint, "
+        "weights.safetensors, curves.csv and the config. Ctrl-C writes a checkpoint before it ends.",
+        epilog="example: ros2-tracker train config/training/smoke.yaml --data packs --output runs/smoke --resume",
+    )
+    trainer.add_argument("config", metavar="CONFIG.yaml", type=Path)
+    trainer.add_argument("--resume", action="store_true", help="go on with the run in the output folder, if any")
+    trainer.add_argument("--data", metavar="DIR", type=Path, help="folder of the data, instead of the config's")
+    trainer.add_argument("--output", metavar="DIR", type=Path, help="folder to write to, instead of the config's")
+    trainer.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N, instead of the config's")
+    trainer.set_defaults(run=_train)
+
+
 def _add_network(parser: argparse.ArgumentParser, *more_engines: str) -> None:
     from ros2_tracker.engines.base import ENGINES, PRECISIONS
 
@@ -435,6 +604,9 @@ def _add_network(parser: argparse.ArgumentParser, *more_engines: str) -> None:
     parser.add_argument("--engine", choices=engines, default="auto", help="what runs the network (default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of its arithmetic (default: auto)")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--compile", action="store_true", help="let torch fuse operations on a GPU: a minute longer to start"
+    )
     parser.add_argument("--weights", metavar="FILE", help="ONNX graph or safetensors instead of the model's own")
 
 
@@ -478,6 +650,10 @@ def _count(text: str) -> int:
     if not 1 <= value <= 1_000_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return value
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def _counts(text: str) -> tuple[int, ...]:

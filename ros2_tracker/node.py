@@ -35,13 +35,13 @@ from std_srvs.srv import Trigger
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from ros2_tracker.engines.base import EngineError
+from ros2_tracker.engines.loading import Loading
 from ros2_tracker.msg import TrackEvent, TrackStatus
 from ros2_tracker.ros import boxes, diagnostics, messages, parameters, qos
 from ros2_tracker.ros.background import run_serving
 from ros2_tracker.ros.bearing import BearingModel, why_no_bearing
 from ros2_tracker.ros.debug_image import DebugImagePublisher
 from ros2_tracker.ros.image_view import ImageError, frame_from_compressed, frame_from_image
-from ros2_tracker.ros.loading import Loading
 from ros2_tracker.ros.memory import tune_malloc
 from ros2_tracker.ros.worker import Worker
 from ros2_tracker.tracking.events import Counters, EventType, FrameReport, InitRequest, Reason, TargetEvent

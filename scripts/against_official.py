@@ -2,8 +2,8 @@
 """Time ostrack-b256's whole update beside the official code's `track()`, frame by frame in turns, and print JSON.
 
 FOLDER is a clone of the authors' repository (botaoye/OSTrack), which is not part of this one. Its imports of timm,
-easydict, torchvision and visdom are replaced by the few lines of them that inference on a CPU needs. Both sides have the
-same random weights, start every frame from the same box and must end on the same box.
+easydict, torchvision and visdom are replaced by the few lines of them that inference on a CPU needs. Both sides have
+the same random weights, start every frame from the same box and must end on the same box.
 
 Example: python scripts/against_official.py ~/src/OSTrack --frames 20
 (needs `pip install 'ros2-tracker[export]'` and pyyaml)
@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -90,7 +90,7 @@ _KNOWN: dict[str, Any] = {
 
 
 class _Stub(ModuleType):
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in _KNOWN:

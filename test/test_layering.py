@@ -14,16 +14,21 @@ NEED_TORCH = {
     "engines/export.py",
     "engines/fp16.py",
     "engines/onnx_graph.py",
+    "engines/quantize.py",
     "engines/torch.py",
     "engines/torch_cuda.py",
     "evaluation/export.py",
+    "evaluation/quantize.py",
     "models/graphs.py",
     "models/layers.py",
+    "models/local_stages.py",
+    "models/multistage.py",
     "models/ostrack.py",
     "models/prepare.py",
+    "models/stand_in.py",
     "models/stark.py",
 }
-"""The networks themselves, and their export; whoever uses them imports them late."""
+"""The networks themselves, their export and quantisation (onnx); whoever uses them imports them late."""
 ROS = {"rclpy", "sensor_msgs", "vision_msgs", "geometry_msgs", "std_msgs", "std_srvs", "diagnostic_msgs", "rosbags"}
 
 

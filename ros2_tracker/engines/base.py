@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-ENGINES = ("auto", "tensorrt", "torch", "onnxruntime")
+ENGINES = ("auto", "tensorrt", "torch", "onnxruntime", "onnxruntime-tensorrt")
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
 
 

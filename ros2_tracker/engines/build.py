@@ -78,8 +78,8 @@ def _tensorrt_option(variant: Variant, settings: EngineSettings) -> Option:
     if option is None:
         raise EngineError(f"device is {settings.device!r}, but TensorRT runs on GPUs only")
     if option.file is None:
-        raise WeightsMissingError(
-            f"model {variant.name}: {option.missing}; `ros2-tracker export --model {variant.name} --precision fp16 "
-            "-o FILE.onnx` makes one"
-        )
+        makes = f"export --model {variant.name} --precision fp16 -o FILE.onnx"
+        if settings.precision == "int8":
+            makes = f"quantize --model {variant.name} FOLDER_OF_SEQUENCES"
+        raise WeightsMissingError(f"model {variant.name}: {option.missing}; `ros2-tracker {makes}` makes one")
     return option

@@ -241,6 +241,25 @@ class EngineCache:
         """Where TensorRT keeps its measurements between builds for one GPU."""
         return TimingCache(self, TimingKey(**{name: getattr(key, name) for name in TimingKey.__dataclass_fields__}))
 
+    def own_folder(self, name: str) -> Path:
+        """A folder in this one for what another library keeps there itself: made where it is missing, and checked.
+
+        Raises:
+            EngineError: this folder or that one is refused, or cannot be made.
+
+        """
+        folder = self.folder / name
+        try:
+            with self._opened(create=True):
+                make_private(folder)
+                status = os.lstat(folder)
+        except OSError as error:
+            raise EngineError(f"{folder} cannot be made: {error}") from error
+        if not stat.S_ISDIR(status.st_mode):
+            raise EngineError(f"{folder} is refused because it is no folder: delete it")
+        refuse_unless_ours(status, folder)
+        return folder
+
     def entries(self) -> list[Entry]:
         """All engines in the folder, checked, by name; nothing is changed or set aside.
 

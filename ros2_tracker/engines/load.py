@@ -16,13 +16,26 @@ from pathlib import Path
 
 from ros2_tracker.engines.base import ENGINES, PRECISIONS, Engine, EngineError, Engines, Progress
 from ros2_tracker.engines.origin import batch_of, check_origin, read_metadata
-from ros2_tracker.models.variant import Variant, WeightsMissingError, find_weights, template_graph, user_weights_dir
+from ros2_tracker.models.variant import (
+    EXPLICIT_INT8,
+    Variant,
+    WeightsMissingError,
+    find_weights,
+    template_graph,
+    user_weights_dir,
+)
 
 _log = logging.getLogger(__name__)
 
 # Fastest first. A CPU computes fp16 in fp32 with conversions between.
 _CPU_ORDER = ("int8", "fp32", "fp16")
 _GPU_ORDER = ("fp16", "fp32")
+# An explicitly quantised graph is slower than fp32 on a CPU: only when int8 is asked for and there is no other.
+_INT8_ORDER = ("int8", EXPLICIT_INT8)
+_DYNAMIC = b"DynamicQuantizeLinear"
+"""An operation's name, in the file of a graph that scales its activations at run time."""
+_THROUGH_ORT = "onnxruntime-tensorrt"
+"""TensorRT inside ONNX Runtime: only when it is named, because it builds for minutes without progress or cancelling."""
 # Desktop, Jetson (two generations of drivers), WSL.
 _GPU_FILES = ("/dev/nvidia0", "/dev/nvhost-gpu", "/dev/nvgpu/igpu0", "/dev/dxg")
 
@@ -43,6 +56,8 @@ class EngineSettings:
     """`auto` (a GPU where there is one), `cpu`, `cuda`, or `cuda:N` for the GPU of that number."""
     cache_dir: str | Path | None = None
     """Of built engines; None for the user's own, see `engines.cache`."""
+    compiled: bool = False
+    """Let torch.compile fuse operations on a GPU: a start that takes a minute longer, for faster frames."""
 
     def __post_init__(self) -> None:
         """ValueError names what is not known."""
@@ -135,6 +150,8 @@ def list_options(variant: Variant, settings: EngineSettings) -> list[Option]:
     no_torch = "" if find_spec("torch") and find_spec("safetensors") else "needs `pip install torch safetensors`"
     on_gpu = _graph_option(graphs, settings.precision, _GPU_ORDER)
     on_cpu = _graph_option(graphs, settings.precision, _CPU_ORDER)
+    named_int8 = bool(settings.weights) and "int8" in graphs
+    on_trt = _tensorrt_int8(graphs) if settings.precision == "int8" or named_int8 else on_gpu
     no_trt = "" if find_spec("tensorrt") or find_spec("tensorrt_rtx") else "TensorRT is not installed"
     no_ort = "" if find_spec("onnxruntime") else "needs `pip install onnxruntime`"
     no_tensors = "" if tensors else "there are no safetensors"
@@ -147,13 +164,14 @@ def list_options(variant: Variant, settings: EngineSettings) -> list[Option]:
         return Option(engine, gpu, file, precision, missing)
 
     everything = [
-        option("tensorrt", True, *on_gpu[:2], no_gpu, no_trt, on_gpu[2]),
+        option("tensorrt", True, *on_trt[:2], no_gpu, no_trt, on_trt[2]),
         option("torch", True, tensors, half, no_gpu, no_torch, no_tensors, no_half),
-        option("onnxruntime", True, *on_gpu[:2], no_gpu, no_ort, on_gpu[2] or _why_no_cuda_provider()),
+        option("onnxruntime", True, *on_gpu[:2], no_gpu, no_ort, on_gpu[2] or _why_no_provider("CUDA")),
         option("onnxruntime", False, *on_cpu[:2], no_ort, on_cpu[2]),
         option("torch", False, tensors, "fp32", no_torch, no_tensors, no_single),
+        option(_THROUGH_ORT, True, *on_gpu[:2], no_gpu, no_ort, on_gpu[2] or _why_no_provider("Tensorrt")),
     ]
-    wanted = everything if settings.engine == "auto" else [o for o in everything if o.engine == settings.engine]
+    wanted = everything[:-1] if settings.engine == "auto" else [o for o in everything if o.engine == settings.engine]
     if settings.device == "cpu":
         return [o for o in wanted if not o.gpu] or wanted
     if settings.device.startswith("cuda"):
@@ -180,11 +198,25 @@ def _graph_option(
     graphs: Mapping[str, Path], precision: str, order: tuple[str, ...]
 ) -> tuple[Path | None, str, str]:
     """The graph to take, its precision, and what is lacking."""
-    wanted = order if precision == "auto" else (precision,)
+    wanted = {"auto": order, "int8": _INT8_ORDER}.get(precision, (precision,))
     chosen = next((p for p in wanted if p in graphs), "")
     if not chosen:
         return None, "", "there is no graph" if precision == "auto" else f"there is no {precision} graph"
-    return graphs[chosen], chosen, ""
+    return graphs[chosen], "int8" if chosen == EXPLICIT_INT8 else chosen, ""
+
+
+def _tensorrt_int8(graphs: Mapping[str, Path]) -> tuple[Path | None, str, str]:
+    """The same for int8 in TensorRT, which cannot scale activations at run time."""
+    file = graphs.get(EXPLICIT_INT8) or graphs.get("int8")
+    if file is None:
+        return None, "", "there is no int8 graph"
+    try:
+        dynamic = _DYNAMIC in file.read_bytes()
+    except OSError as error:
+        return None, "", f"the network file {file} cannot be read: {error}"
+    if dynamic:
+        return None, "", f"{file.name} is quantised at run time, not for TensorRT: `ros2-tracker quantize` makes one"
+    return file, "int8", ""
 
 
 def _why_no_gpu(settings: EngineSettings) -> str:
@@ -193,11 +225,11 @@ def _why_no_gpu(settings: EngineSettings) -> str:
     return "" if any(Path(file).exists() for file in _GPU_FILES) else "there is no NVIDIA GPU"
 
 
-def _why_no_cuda_provider() -> str:
+def _why_no_provider(name: str) -> str:
     from onnxruntime import get_available_providers
 
-    there = "CUDAExecutionProvider" in get_available_providers()
-    return "" if there else "this build of onnxruntime has no CUDA provider (onnxruntime-gpu has)"
+    there = f"{name}ExecutionProvider" in get_available_providers()
+    return "" if there else f"this build of onnxruntime has no {name} provider (onnxruntime-gpu has)"
 
 
 def _nothing(variant: Variant, settings: EngineSettings, options: list[Option]) -> Exception:
@@ -207,7 +239,12 @@ def _nothing(variant: Variant, settings: EngineSettings, options: list[Option]) 
     if settings.weights:
         return ValueError(f"weights is {str(settings.weights)!r}, which cannot be run so ({lacking})")
     asked = settings.precision
-    if asked != "auto" and asked not in variant.graphs:
+    if asked == "int8" and not graphs.keys() & _INT8_ORDER:
+        return ValueError(
+            f"precision is 'int8', but model {variant.name} has none ({lacking}); `ros2-tracker quantize --model "
+            f"{variant.name}` makes one of its fp32 graph"
+        )
+    if asked not in ("auto", "int8") and asked not in variant.graphs:
         return ValueError(f"precision is {asked!r}, but model {variant.name} has none ({lacking})")
     if not graphs and tensors is None and variant.weights is not None:
         return WeightsMissingError(variant.how_to_get_weights())
@@ -276,21 +313,36 @@ def _load_torch(
 
     progress("reading the weights", None)
     device = f"cuda:{settings.gpu}" if option.gpu else "cpu"
-    return load_torch_engines(variant, option.file, settings.threads, device, option.precision)
+    return load_torch_engines(
+        variant, option.file, settings.threads, device, option.precision, compiled=settings.compiled
+    )
 
 
 def _load_onnxruntime(
     variant: Variant, option: Option, settings: EngineSettings, progress: Progress, cancel: threading.Event | None
 ) -> Engines:
-    from ros2_tracker.engines.onnxruntime import load_onnx_engines
+    from ros2_tracker.engines.cache import EngineCache
+    from ros2_tracker.engines.onnxruntime import load_onnx_engines, tensorrt_options
     from ros2_tracker.engines.self_test import require_passed, self_test
 
-    progress("reading the graph", None)
-    engines = load_onnx_engines(variant, option.file, settings.threads, settings.gpu if option.gpu else None)
+    through = None
+    if option.engine == _THROUGH_ORT:
+        # A build of minutes, of which ONNX Runtime tells nothing.
+        progress("ONNX Runtime builds or loads a TensorRT engine", None)
+        through = partial(tensorrt_options, precision=option.precision, cache=EngineCache(settings.cache_dir))
+    else:
+        progress("reading the graph", None)
+    gpu = settings.gpu if option.gpu else None
+    engines = load_onnx_engines(variant, option.file, settings.threads, gpu, through)
     if option.gpu:
         reference = load_onnx_engines(variant, option.file, settings.threads)
         require_passed(self_test(engines, reference, option.precision))
     return engines
 
 
-_LOADERS = {"tensorrt": _load_tensorrt, "torch": _load_torch, "onnxruntime": _load_onnxruntime}
+_LOADERS = {
+    "tensorrt": _load_tensorrt,
+    "torch": _load_torch,
+    "onnxruntime": _load_onnxruntime,
+    _THROUGH_ORT: _load_onnxruntime,
+}

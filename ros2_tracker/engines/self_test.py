@@ -18,7 +18,9 @@ from ros2_tracker.engines.base import Engine, EngineError, Engines, NamedArrays
 from ros2_tracker.models.window import hann_window
 
 TOLERANCES: Mapping[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 1e-1}
-"""Largest error by precision: of a score map relative to its peak, of boxes and distances in search sides."""
+"""Largest error by precision: of boxes and distances in search sides, of scores, of features against the largest."""
+MAP_TOLERANCES: Mapping[str, float] = {**TOLERANCES, "int8": 3e-1}
+"""The same of a score map, relative to its peak: two CPU kernels for one int8 graph were found to differ by 0.17."""
 _CASES = 3
 _SEED = 20260
 # Of the target in the search region, in its sides.
@@ -62,7 +64,7 @@ def self_test(tested: Engines, reference: Engines, precision: str) -> SelfTest:
     _require_same_names(tested.per_frame, reference.per_frame)
     worst = SelfTest(0.0, "no difference", TOLERANCES[precision])
     for case in range(_CASES):
-        worst = _worse(worst, _errors(_answer(tested, case), _answer(reference, case)), case)
+        worst = _worse(worst, _errors(_answer(tested, case), _answer(reference, case)), case, precision)
     return worst
 
 
@@ -77,7 +79,7 @@ def features_test(tested: Engine, reference: Engine, precision: str) -> SelfTest
         for name, value in expected.items():
             scale = max(float(np.abs(np.asarray(value, np.float64)).max()), 1e-3)
             errors[name] = _largest(actual[name], value) / scale
-        worst = _worse(worst, errors, case)
+        worst = _worse(worst, errors, case, precision)
     return worst
 
 
@@ -95,10 +97,12 @@ def _require_same_names(tested: Engine, reference: Engine) -> None:
             raise EngineError(f"self-test: the {kind} are {sorted(ours)}, those of the reference {sorted(theirs)}")
 
 
-def _worse(worst: SelfTest, errors: Mapping[str, float], case: int) -> SelfTest:
+def _worse(worst: SelfTest, errors: Mapping[str, float], case: int, precision: str) -> SelfTest:
     for name, error in errors.items():
-        if not math.isnan(worst.error) and not error <= worst.error:  # NaN is the worst
-            worst = SelfTest(error, f"{name} of case {case + 1}", worst.tolerance)
+        tolerance = (MAP_TOLERANCES if name == "score_map" else TOLERANCES)[precision]
+        # NaN is the worst.
+        if not math.isnan(worst.error) and not error / tolerance <= worst.error / worst.tolerance:
+            worst = SelfTest(error, f"{name} of case {case + 1}", tolerance)
     return worst
 
 

@@ -43,7 +43,12 @@ class TorchEngine:
 
 
 def load_torch_engines(
-    variant: Variant, weights: Path, threads: int = 0, device: str = "cpu", precision: str = "fp32"
+    variant: Variant,
+    weights: Path,
+    threads: int = 0,
+    device: str = "cpu",
+    precision: str = "fp32",
+    compiled: bool = False,
 ) -> Engines:
     """The graph that runs every frame, and the template's for families that keep template features.
 
@@ -53,6 +58,7 @@ def load_torch_engines(
         threads: of torch, for the whole process; 0: as many as there are cores, at most 4.
         device: `cpu`, or `cuda:N`; engines on a GPU have passed a self-test against the CPU.
         precision: `fp32`, or on a GPU `fp16`.
+        compiled: on a GPU, let torch.compile fuse operations; see `engines.torch_cuda`.
 
     Raises:
         ValueError: the file is not of this variant; the text names the entries.
@@ -69,7 +75,7 @@ def load_torch_engines(
     from ros2_tracker.engines.self_test import require_passed, self_test
     from ros2_tracker.engines.torch_cuda import cuda_engines
 
-    on_gpu = cuda_engines(network, variant, torch.device(device), precision, weights.name)
+    on_gpu = cuda_engines(network, variant, torch.device(device), precision, weights.name, compiled)
     require_passed(self_test(on_gpu, engines, precision))
     return on_gpu
 

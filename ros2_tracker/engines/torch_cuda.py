@@ -2,7 +2,7 @@
 
 A frame is some two hundred small kernels, and launching them one by one takes ten times as long as running them. A
 captured graph is launched at once. It reads from and writes to fixed buffers, so each run is: copy what is new into
-pinned memory, upload it, launch, wait.
+pinned memory, upload it, launch, wait. With `compiled`, torch.compile makes fewer, larger kernels of them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,17 @@ class CudaEngine:
     batch: int | None = None
 
     def __init__(
-        self, graph: Graph, examples: Sequence[Tensor], device: torch.device, half: bool, description: str
+        self,
+        graph: Graph,
+        examples: Sequence[Tensor],
+        device: torch.device,
+        half: bool,
+        description: str,
+        compiled: bool = False,
     ) -> None:
         """`graph` lies on `device`; `examples` are one set of its inputs; `half`: after `halve_products`."""
         self._graph = graph
+        self._compiled = compiled_graph(graph) if compiled else None
         self._half = half
         self._device = device
         self._examples = dict(zip(graph.inputs, examples, strict=True))
@@ -48,28 +55,63 @@ class CudaEngine:
 
     def _lane(self, count: int) -> _Lane:
         if count not in self._lanes:
+            # Compiling takes a minute, which a target that comes later cannot wait for.
+            graph = self._compiled if count == 1 and self._compiled is not None else self._graph
             try:
-                self._lanes[count] = _Lane(self._graph, self._examples, count, self._device, self._half)
+                self._lanes[count] = _Lane(graph, self._examples, count, self._device, self._half)
             except torch.cuda.OutOfMemoryError as error:
                 raise EngineError(f"{count} targets do not fit into the memory of {self._device}") from error
+            except RuntimeError as error:
+                if graph is self._graph:
+                    raise
+                raise EngineError(f"torch {torch.__version__} cannot run the compiled network: {error}") from error
         return self._lanes[count]
 
 
-def cuda_engines(network: nn.Module, variant: Variant, device: torch.device, precision: str, name: str) -> Engines:
-    """Engines of a network in evaluation, which is not changed, in `precision` fp32 or fp16; `name` is for people."""
+def cuda_engines(
+    network: nn.Module, variant: Variant, device: torch.device, precision: str, name: str, compiled: bool = False
+) -> Engines:
+    """Engines of a network in evaluation, which is not changed.
+
+    Args:
+        network: what to run.
+        variant: whose network it is.
+        device: the GPU.
+        precision: fp32 or fp16.
+        name: of the weights, for people.
+        compiled: let torch.compile fuse the operations of a run for one target, a minute or so at the start.
+
+    Raises:
+        EngineError: it cannot be compiled, or does not fit into the GPU's memory.
+
+    """
     half = precision == "fp16"
-    network = prepared(network)
-    per_frame, per_template = graphs_of(halve_products(network) if half else network)
+    per_frame, per_template = graphs_of(arranged(prepared(network), half))
     for graph in filter(None, (per_frame, per_template)):
         graph.to(device)
     with torch.autocast("cuda", torch.float16, enabled=half):
         for_frame, for_template = example_inputs(variant, per_template, device=device)
     gpu = torch.cuda.get_device_name(device)
-    description = f"torch {torch.__version__}, {gpu}, {precision}, CUDA graphs, {name}"
-    engine = CudaEngine(per_frame, for_frame, device, half, description)
+    how = "compiled, CUDA graphs" if compiled else "CUDA graphs"
+    description = f"torch {torch.__version__}, {gpu}, {precision}, {how}, {name}"
+    engine = CudaEngine(per_frame, for_frame, device, half, description, compiled)
     if per_template is None:
         return Engines(engine)
-    return Engines(engine, CudaEngine(per_template, for_template, device, half, description))
+    return Engines(engine, CudaEngine(per_template, for_template, device, half, description, compiled))
+
+
+def arranged(network: nn.Module, half: bool) -> nn.Module:
+    """The network, changed in place: for fp16 with halved products, and convolutions channels last.
+
+    That is the order in which crops arrive, and in which tensor cores take fp16; in fp32 cuDNN has faster kernels for
+    the other.
+    """
+    return halve_products(network).to(memory_format=torch.channels_last) if half else network
+
+
+def compiled_graph(graph: Graph, backend: str = "inductor") -> Graph:
+    """The same graph with kernels that torch.compile makes when it is first run, for the shapes of that run."""
+    return torch.compile(graph, fullgraph=True, dynamic=False, backend=backend)
 
 
 class _Lane:

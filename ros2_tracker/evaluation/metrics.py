@@ -1,4 +1,8 @@
-"""How well boxes agree with the truth: overlap, success and precision over the frames of one sequence."""
+"""How well boxes agree with the truth: overlap, success, precision and time to failure over frames of one sequence.
+
+Pure functions on arrays. Boxes are (N, 4) x, y, w, h px. A row of NaNs is "no box given" among boxes, and "not known"
+in the truth. Curves and shares are taken over frames without NaNs in the overlap; what counts is the caller's choice.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,13 @@ from numpy.typing import NDArray
 SUCCESS_THRESHOLDS: NDArray[np.float64] = np.linspace(0.0, 1.0, 21)
 """IoU thresholds 0, 0.05 ... 1 of the success plot (Wu et al., TPAMI 2015; as in pytracking)."""
 PRECISION_THRESHOLD_PX = 20.0
+PRECISION_THRESHOLDS_PX: NDArray[np.float64] = np.arange(51.0)
+"""Centre errors 0, 1 ... 50 px of the precision plot (Wu et al., TPAMI 2015)."""
+NORMALIZED_PRECISION_THRESHOLD = 0.2
+NORMALIZED_PRECISION_THRESHOLDS: NDArray[np.float64] = np.arange(51) / 100.0
+"""Centre errors 0, 0.01 ... 0.5 of the target's size (Müller et al., ECCV 2018; score at 0.2 as in LaSOT's toolkit)."""
+NT2F_THRESHOLDS = (0.2, 0.5)
+"""IoU under which a target counts as lost for the normalised time to failure (MATA, arXiv 2603.03904)."""
 
 
 def overlap(boxes: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -27,18 +38,60 @@ def overlap(boxes: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[n
     return iou
 
 
+def clipped(boxes: NDArray[np.float64], width: float, height: float) -> NDArray[np.float64]:
+    """The parts of (N, 4) boxes that lie inside a width x height image; of size 0 where nothing does."""
+    low = np.clip(boxes[:, :2], 0.0, (width, height))
+    high = np.clip(boxes[:, :2] + boxes[:, 2:], 0.0, (width, height))
+    return np.hstack([low, high - low])
+
+
 def center_error(boxes: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
     """Distance of the centres per row, px: (N,). Infinite where no box was given, NaN where no truth is known."""
-    difference = boxes[:, :2] + boxes[:, 2:] / 2 - truth[:, :2] - truth[:, 2:] / 2
+    return _distance(boxes, truth, np.ones_like(truth[:, 2:]))
+
+
+def normalized_center_error(boxes: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same with the difference in x as a share of the true width, in y of the true height."""
+    return _distance(boxes, truth, truth[:, 2:])
+
+
+def _distance(
+    boxes: NDArray[np.float64], truth: NDArray[np.float64], unit: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    difference = (boxes[:, :2] + boxes[:, 2:] / 2 - truth[:, :2] - truth[:, 2:] / 2) / unit
     distance = np.hypot(difference[:, 0], difference[:, 1])
     distance[np.isnan(boxes).any(axis=1)] = np.inf
     distance[np.isnan(truth).any(axis=1)] = np.nan
     return distance
 
 
+def success_curve(iou: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of frames with IoU strictly above each of the 21 thresholds: (21,). At least one frame, no NaNs."""
+    return np.mean(iou[None, :] > SUCCESS_THRESHOLDS[:, None], axis=1)
+
+
 def success_auc(iou: NDArray[np.float64]) -> float:
     """Mean over 21 thresholds of the share of frames with IoU strictly above; IoU without NaNs, at least one frame."""
-    return float(np.mean(iou[None, :] > SUCCESS_THRESHOLDS[:, None]))
+    return float(np.mean(success_curve(iou)))
+
+
+def precision_curve(error: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of frames with a centre error of at most each threshold: as long as `thresholds`. No NaNs."""
+    return np.mean(error[None, :] <= thresholds[:, None], axis=1)
+
+
+def success_rate(iou: NDArray[np.float64], threshold: float) -> float:
+    """Share of frames with IoU strictly above `threshold` (SR50, SR75 of GOT-10k). No NaNs."""
+    return float(np.mean(iou > threshold))
+
+
+def normalized_time_to_failure(iou: NDArray[np.float64], threshold: float) -> float:
+    """Share of a sequence before IoU first falls below `threshold`; 1 when it never does. No NaNs.
+
+    MATA (arXiv 2603.03904). Which frames are in `iou` decides what the share is of: those with a known truth.
+    """
+    failed = np.flatnonzero(iou < threshold)
+    return float(failed[0] / len(iou)) if len(failed) else 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
-"""What offline runs leave behind: tracks.csv and the overlay video."""
+"""What offline runs leave behind: tracks.csv, the overlay video, and the frames of an evaluation."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 
@@ -11,9 +13,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ros2_tracker.tracking.result import TrackState
+from ros2_tracker.tracking.result import ReliabilitySignals, TrackState
 
 COLUMNS = ("frame", "stamp", "x", "y", "w", "h", "reliability", "state")
+
+
+SIGNAL_COLUMNS = ("peak", "psr", "apce", "motion_distance")
+RECORD_COLUMNS = ("frame", "event", "x", "y", "w", "h", "reliability", "score", "state", "update_ms", *SIGNAL_COLUMNS)
+TRUTH_COLUMNS = ("iou", "absent")
 
 
 class TracksFile:
@@ -100,3 +107,91 @@ class OverlayVideo:
     ) -> None:
         """Close."""
         self.close()
+
+
+class FrameEvent(Enum):
+    """What happened to a frame of an evaluation."""
+
+    INIT = "init"
+    """The tracker was given the true box."""
+    TRACKED = "tracked"
+    """The tracker answered."""
+    SKIPPED = "skipped"
+    """It came while the tracker was busy (streaming run), or while a restart was waited for."""
+    FAILED = "failed"
+    """The tracker answered without touching the target, which ends a stretch of the restart run."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRecord:
+    """One frame of one tracker's run."""
+
+    event: FrameEvent
+    box: tuple[float, float, float, float] | None
+    """(x, y, w, h) px: the best that there is, even while LOST. What is scored."""
+    state: TrackState
+    """LOST: the tracker said that it has no box."""
+    reliability: float | None = None
+    """Probability that IoU >= 0.5, where the tracker says one."""
+    score: float | None = None
+    """The tracker's own raw score."""
+    update_ms: float | None = None
+    """Wall time of the update, or of the init on an init frame."""
+    signals: ReliabilitySignals | None = None
+    """What our reliability is computed from."""
+
+
+def write_records(
+    file: Path,
+    records: Sequence[FrameRecord],
+    iou: NDArray[np.float64] | None = None,
+    absent: NDArray[np.bool_] | None = None,
+) -> None:
+    """Write a row a frame, `RECORD_COLUMNS` and `TRUTH_COLUMNS`; complete or not at all. Numbers are read back exactly.
+
+    Args:
+        file: its folder exists.
+        records: of one sequence.
+        iou: (N,) with the truth, NaN where it is not known.
+        absent: (N,) where the annotation says that the target cannot be seen.
+
+    """
+    partial = file.with_name(file.name + ".part")
+    with partial.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow((*RECORD_COLUMNS, *TRUTH_COLUMNS))
+        for index, record in enumerate(records):
+            box = record.box or (None,) * 4
+            signals = astuple(record.signals) if record.signals else (None,) * len(SIGNAL_COLUMNS)
+            ours = (record.reliability, record.score, record.state.name, record.update_ms, *signals)
+            overlap = None if iou is None or np.isnan(iou[index]) else round(float(iou[index]), 6)
+            truth = (overlap, None if absent is None else int(absent[index]))
+            # repr of a float has all its digits.
+            writer.writerow([index, record.event.value, *box, *ours, *truth])
+    partial.replace(file)
+
+
+def read_records(file: Path) -> list[FrameRecord]:
+    """What `write_records` wrote; ValueError naming the file when it is something else."""
+    with file.open(newline="", encoding="utf-8") as opened:
+        try:
+            return [_record(row) for row in csv.DictReader(opened)]
+        except (KeyError, ValueError, TypeError) as error:
+            raise ValueError(f"{file}: not a table of an evaluation's frames ({error})") from error
+
+
+def _record(row: dict[str, str]) -> FrameRecord:
+    def number(name: str) -> float | None:
+        return float(row[name]) if row[name] else None
+
+    box = tuple(float(row[name]) for name in "xywh") if row["x"] else None
+    signals = ReliabilitySignals(*(float(row[name]) for name in SIGNAL_COLUMNS)) if row["peak"] else None
+    return FrameRecord(
+        FrameEvent(row["event"]),
+        box,  # type: ignore[arg-type]
+        TrackState[row["state"]],
+        number("reliability"),
+        number("score"),
+        number("update_ms"),
+        signals,
+    )

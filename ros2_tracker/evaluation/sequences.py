@@ -41,9 +41,7 @@ class ImageFolder:
     def __init__(self, folder: Path, ground_truth_file: Path | None = None) -> None:
         """List the images; ValueError when there are none, or when the ground truth is broken."""
         self.name = folder.name
-        self.files = sorted((f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
-        if not self.files:
-            raise ValueError(f"{folder}: no images in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
+        self.files = image_files(folder)
         self.ground_truth: NDArray[np.float64] | None = None
         if ground_truth_file is not None:
             self.ground_truth = _padded(read_ground_truth(ground_truth_file), len(self.files), ground_truth_file)
@@ -54,11 +52,7 @@ class ImageFolder:
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         """The images as BGR; ValueError naming the file that cannot be read."""
-        for file in self.files:
-            image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            if image is None:
-                raise ValueError(f"{file}: cannot be read as an image")
-            yield image
+        return map(read_image, self.files)
 
 
 class VideoFile:
@@ -98,6 +92,22 @@ class VideoFile:
                 read, image = capture.read()
         finally:
             capture.release()
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder, in the natural order of their names; ValueError when there are none."""
+    files = sorted((f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
+    if not files:
+        raise ValueError(f"{folder}: no images in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
+    return files
+
+
+def read_image(file: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 BGR; ValueError naming the file that cannot be read."""
+    image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{file}: cannot be read as an image")
+    return image  # type: ignore[return-value]
 
 
 def open_frames(path: str | Path) -> FrameSource:

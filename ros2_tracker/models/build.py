@@ -12,7 +12,11 @@ from ros2_tracker.models.variant import Variant
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FAMILIES = {"ostrack": "ros2_tracker.models.ostrack", "stark": "ros2_tracker.models.stark"}
+FAMILIES = {
+    "multistage": "ros2_tracker.models.multistage",
+    "ostrack": "ros2_tracker.models.ostrack",
+    "stark": "ros2_tracker.models.stark",
+}
 """Family -> module with `from_variant`."""
 
 

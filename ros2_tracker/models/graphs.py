@@ -7,6 +7,7 @@ OSTrack is one graph: `template`, `search` -> `box`, `score`, `score_map`.
 STARK is two, because a template's features are computed once: the template graph makes `tokens`, `position` and
 `cells` of `template` and `template_padded`; the search graph takes them as `template_tokens`, `template_position` and
 `template_cells` (templates one after another), with `search` and `search_padded`.
+Multi-Stage is two as well: `tokens` of `template`; then `template_tokens` and `search`.
 
 | name | shape | type |
 |---|---|---|
@@ -14,7 +15,7 @@ STARK is two, because a template's features are computed once: the template grap
 | `template_padded`, `search_padded` | (N, S, S) | bool, True outside the camera's image |
 | `box` | (N, 4) | float32 cx, cy, w, h in search sides |
 | `score` | (N,) | float32 in [0, 1]; of STARK without score head how concentrated its corners are |
-| `score_map` | (N, F, F) of OSTrack before windowing; (N, 2, F, F) corner probabilities of STARK | float32 |
+| `score_map` | (N, F, F) of a centre, before windowing; (N, 2, F, F) corner probabilities of STARK | float32 |
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ros2_tracker.models.layers import normalized
+from ros2_tracker.models.multistage import MultiStage
 from ros2_tracker.models.ostrack import CenterMaps, OSTrack, decode_centers
 from ros2_tracker.models.stark import Features, Stark, StarkLightning
 from ros2_tracker.models.variant import Variant
@@ -89,6 +91,40 @@ class StarkSearchGraph(nn.Module):
         return output.box, score, corners
 
 
+class MultiStageTemplateGraph(nn.Module):
+    """Multi-Stage's tokens of a template, before they meet those of a search region."""
+
+    inputs = ("template",)
+    outputs = ("tokens",)
+
+    def __init__(self, network: MultiStage) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, template: Tensor) -> tuple[Tensor]:
+        """Crop -> tokens."""
+        return (self.network.template(normalized(template)),)
+
+
+class MultiStageSearchGraph(nn.Module):
+    """Multi-Stage from template tokens and a search crop to the windowed box."""
+
+    inputs = ("template_tokens", "search")
+    outputs = OUTPUTS
+
+    def __init__(self, network: MultiStage) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("window", torch.from_numpy(hann_window(network.settings.search_size // 16)))
+
+    def forward(self, tokens: Tensor, search: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens and crop -> box, score, score map."""
+        maps = self.network(tokens, normalized(search))
+        maps = CenterMaps(*(values.float() for values in maps))  # as in `OSTrackGraph`
+        box, score = decode_centers(maps, self.window)
+        return box, score, maps.score.squeeze(1)
+
+
 def concentration(corners: Tensor) -> Tensor:
     """How far both corners are in one place: their probabilities within 3x3 cells, geometric mean.
 
@@ -105,10 +141,11 @@ def concentration(corners: Tensor) -> Tensor:
     return within.flatten(2).amax(-1).prod(1).clamp(0.0, 1.0).sqrt()
 
 
-Graph = OSTrackGraph | StarkSearchGraph | StarkTemplateGraph
+TemplateGraph = StarkTemplateGraph | MultiStageTemplateGraph
+Graph = OSTrackGraph | StarkSearchGraph | MultiStageSearchGraph | TemplateGraph
 
 
-def graphs_of(network: nn.Module) -> tuple[Graph, StarkTemplateGraph | None]:
+def graphs_of(network: nn.Module) -> tuple[Graph, TemplateGraph | None]:
     """The graph that runs every frame, and that of a template for families that keep template features.
 
     Raises:
@@ -119,12 +156,14 @@ def graphs_of(network: nn.Module) -> tuple[Graph, StarkTemplateGraph | None]:
         return OSTrackGraph(network).eval(), None
     if isinstance(network, Stark | StarkLightning):
         return StarkSearchGraph(network).eval(), StarkTemplateGraph(network).eval()
+    if isinstance(network, MultiStage):
+        return MultiStageSearchGraph(network).eval(), MultiStageTemplateGraph(network).eval()
     raise ValueError(f"no graph for {type(network).__name__}")
 
 
 def example_inputs(
     variant: Variant,
-    per_template: StarkTemplateGraph | None,
+    per_template: TemplateGraph | None,
     batch: int = 1,
     device: torch.device | str = "cpu",
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -133,8 +172,10 @@ def example_inputs(
     z, x = (torch.zeros(batch, size, size, 3, dtype=torch.uint8, device=device) for size in sizes)
     if per_template is None:
         return (z, x), ()
-    padded_z, padded_x = (torch.zeros(t.shape[:3], dtype=torch.bool, device=device) for t in (z, x))
+    shown, searched = (z,), (x,)
+    if "template_padded" in per_template.inputs:
+        shown, searched = ((t, torch.zeros(t.shape[:3], dtype=torch.bool, device=device)) for t in (z, x))
     with torch.inference_mode():
-        features = per_template(z, padded_z)
+        features = per_template(*shown)
     kept = [torch.cat([value] * variant.templates, dim=1) for value in features]
-    return (*kept, x, padded_x), (z, padded_z)
+    return (*kept, *searched), shown

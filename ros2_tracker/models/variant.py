@@ -15,6 +15,8 @@ VARIANTS_DIR = _PACKAGE / "models" / "variants"
 WEIGHTS_DIR = _PACKAGE / "weights"
 DEFAULT = "onestream-192"
 """What the name `default` stands for."""
+EXPLICIT_INT8 = "int8-qdq"
+"""Among a variant's graphs: its explicitly quantised one, which is int8, too. TensorRT takes no other."""
 
 
 class WeightsMissingError(FileNotFoundError):
@@ -51,7 +53,7 @@ class Variant:
     parameters: float
     gmacs: float
     graphs: Mapping[str, str]
-    """Precision -> name of its ONNX file: shipped, or written by `ros2-tracker export`."""
+    """Precision, or EXPLICIT_INT8 -> name of its ONNX file: shipped, or written by `ros2-tracker`."""
     weights: str | None
     """Name of the safetensors file for `models.build`, or None; absent until a checkpoint was imported."""
     reliability: Path | None

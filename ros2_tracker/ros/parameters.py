@@ -73,6 +73,7 @@ PARAMETERS: Mapping[str, Declared] = {
     "precision": Declared("auto", "arithmetic of the network", choices=PRECISIONS),
     "device": Declared("auto", "auto, cpu, cuda or cuda:N"),
     "engine_cache_dir": Declared("", "folder of built engines; empty: the user's own"),
+    "compile": Declared(False, "let torch fuse operations on a GPU"),
     "threads": Declared(0, "CPU threads of the network; 0: the engine chooses", 0, 64),
     "image_transport": Declared("raw", "raw: image; compressed: image/compressed", choices=("raw", "compressed")),
     "qos.image.reliability": Declared(
@@ -130,6 +131,7 @@ class NodeSettings:
             threads=checked["threads"],
             device=checked["device"],
             cache_dir=checked["engine_cache_dir"] or None,
+            compiled=checked["compile"],
         )
         return cls(checked, engine, session)
 

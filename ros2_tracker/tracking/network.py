@@ -13,6 +13,7 @@ from ros2_tracker.models.variant import Variant, load_variant
 from ros2_tracker.tracking.family import Family, Look
 from ros2_tracker.tracking.frame import ArrayFrame
 from ros2_tracker.tracking.geometry import Box
+from ros2_tracker.tracking.multistage import MultiStage
 from ros2_tracker.tracking.onestream import OneStream
 from ros2_tracker.tracking.ostrack import OSTrack
 from ros2_tracker.tracking.reliability import DEFAULT_RELIABILITY, ReliabilityModel
@@ -91,6 +92,8 @@ def _family(variant: Variant, template_engine: Engine | None) -> Family:
         return OneStream(variant)
     if variant.family == "ostrack":
         return OSTrack(variant)
+    if variant.family == "multistage" and template_engine is not None:
+        return MultiStage(variant, template_engine)
     if variant.family == "stark" and template_engine is not None:
         return Stark(variant, template_engine)
     raise EngineError(f"model {variant.name}: the family {variant.family} cannot be tracked with this network")

@@ -99,6 +99,50 @@ def test_order_on_a_gpu(folder: Path):
     assert chosen(OSTRACK, "torch", device="cuda:1") == ("torch on CUDA", tensors)
 
 
+def tensorrt_int8(variant, weights=None, precision="int8"):
+    """(file, precision, what is missing) of TensorRT."""
+    (option,) = list_options(variant, EngineSettings("tensorrt", precision, weights))
+    return option.file, option.precision, option.missing
+
+
+@pytest.mark.usefixtures("with_torch", "gpu_file")
+def test_tensorrt_takes_an_explicitly_quantised_graph(folder: Path):
+    explicit = folder / "onestream-192.int8-qdq.onnx"
+    exported(folder, explicit.name, precision="int8")
+    assert chosen(DEFAULT, precision="int8") == ("tensorrt", explicit)
+    assert tensorrt_int8(DEFAULT) == (explicit, "int8", "")
+    assert tensorrt_int8(DEFAULT, explicit, "auto") == (explicit, "int8", "")
+    assert tensorrt_int8(DEFAULT, precision="auto")[0] == WEIGHTS_DIR / "onestream-192.onnx"  # not unless asked for
+    # A CPU goes on with the one that is quicker there.
+    dynamic = WEIGHTS_DIR / "onestream-192.int8.onnx"
+    assert chosen(DEFAULT, precision="int8", device="cpu") == ("onnxruntime on CPU", dynamic)
+    assert chosen(DEFAULT, device="cpu") == ("onnxruntime on CPU", dynamic)
+
+
+@pytest.mark.usefixtures("with_torch", "gpu_file")
+def test_graph_quantised_at_run_time_is_not_for_tensorrt(folder: Path):
+    said = "onestream-192.int8.onnx is quantised at run time, not for TensorRT: `ros2-tracker quantize` makes one"
+    assert tensorrt_int8(DEFAULT) == (None, "", said)
+    with pytest.raises(EngineError, match=r"quantised at run time, not for TensorRT: `ros2-tracker quantize`"):
+        chosen(DEFAULT, "tensorrt", "int8")
+    file = WEIGHTS_DIR / "onestream-192.int8.onnx"
+    assert tensorrt_int8(DEFAULT, file)[2] == said
+    engines = load_engines(DEFAULT, EngineSettings(precision="int8"))  # the chain goes on
+    assert engines.per_frame.description.startswith("onnxruntime")
+    assert said in engines.reason
+
+
+def test_explicitly_quantised_graph_on_a_cpu_only_when_asked_for(folder: Path):
+    explicit = exported(folder, "ostrack-b256.int8-qdq.onnx", variant="ostrack-b256", precision="int8")
+    assert chosen(OSTRACK, precision="int8") == ("onnxruntime on CPU", explicit)
+    with pytest.raises(EngineError, match="there is no graph"):
+        chosen(OSTRACK, "onnxruntime")
+    graph = exported(folder, "ostrack-b256.onnx", variant="ostrack-b256")
+    assert chosen(OSTRACK, "onnxruntime") == ("onnxruntime on CPU", graph)
+    with pytest.raises(EngineError, match="there is no NVIDIA GPU"):
+        chosen(OSTRACK, "tensorrt", "int8")
+
+
 @pytest.mark.parametrize("engine", ["auto", "torch", "onnxruntime", "tensorrt"])
 def test_missing_weights_are_named_with_the_way_to_get_them(folder: Path, engine: str):
     with pytest.raises(WeightsMissingError) as error:
@@ -130,7 +174,7 @@ def test_weights_without_torch(folder: Path, monkeypatch: pytest.MonkeyPatch):
     [
         ("abacus", "auto", "", "abacus"),
         ("auto", "fp12", "", "fp12"),
-        ("auto", "int8", "", "there is no int8 graph"),
+        ("auto", "int8", "", "there is no int8 graph.*`ros2-tracker quantize --model ostrack-b256` makes one"),
         ("torch", "fp16", "x.safetensors", "there is no NVIDIA GPU; torch on CPU: computes in fp32"),
         ("torch", "auto", "x.onnx", "there are no safetensors"),
         ("onnxruntime", "auto", "x.safetensors", "there is no graph"),

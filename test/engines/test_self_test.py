@@ -72,6 +72,11 @@ def test_wrong_answers_fail(fp32: OnnxRuntimeEngine, spoil):
     assert result.where.startswith("ltrb" if spoil is other_distances else "score_map")
 
 
+@pytest.mark.parametrize("spoil", [nan_score, swapped_axes])
+def test_wrong_answers_fail_as_int8_too(fp32: OnnxRuntimeEngine, spoil):
+    assert not self_test(Engines(Spoilt(fp32, spoil)), Engines(fp32), "int8").passed
+
+
 def test_another_kind_of_network_is_refused(fp32: OnnxRuntimeEngine):
     other = Spoilt(fp32, lambda answer: None)
     other.outputs = {"box": (1, 4)}
@@ -100,8 +105,9 @@ def test_networks_with_template_features(name: str, keys: str, seed: int):
     assert not self_test(engines([(r"bottleneck\.weight", 1.1, 0.0)]), reference, "fp32").passed
 
 
+# With other seeds a candidate at the cut of OSTrack's elimination is as good as the next, and rounding swaps them.
 @pytest.mark.parametrize(
-    ("name", "keys", "seed"), [("stark-lightning", "stark_lightning", 51), ("ostrack-b256", "ostrack_256_ce", 3)]
+    ("name", "keys", "seed"), [("stark-lightning", "stark_lightning", 51), ("ostrack-b256", "ostrack_256_ce", 1)]
 )
 def test_arithmetic_of_the_gpu_engine_on_the_cpu(name: str, keys: str, seed: int):
     """Halved products under autocast, as `engines.torch_cuda` runs them; its kernels are the GPU's matter."""

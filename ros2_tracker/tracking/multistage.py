@@ -1,0 +1,62 @@
+"""Multi-Stage's loop, ours: exact crops, windowed score, template tokens computed once.
+
+The abstract says nothing of it. The variant says what is outside the image and how fast the size follows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ros2_tracker.engines.base import Engine, NamedArrays
+from ros2_tracker.models.variant import Variant
+from ros2_tracker.models.window import hann_window
+from ros2_tracker.tracking.crop import Region, crop, mean_rgb
+from ros2_tracker.tracking.family import Appearance, Look, Proposal, require_finite
+from ros2_tracker.tracking.frame import Frame
+from ros2_tracker.tracking.geometry import Box, kept_in_image
+
+_STRIDE = 16
+
+
+class MultiStage:
+    """Networks with `box`, `score` and a centre `score_map`; see `tracking.family.Family`."""
+
+    inputs = frozenset({"template_tokens", "search"})
+    outputs = frozenset({"box", "score", "score_map"})
+
+    def __init__(self, variant: Variant, template_engine: Engine) -> None:
+        """`template_engine` runs the template graph: its tokens are computed once and kept."""
+        self._variant = variant
+        self.template_engine = template_engine
+        self._window = hann_window(variant.search.size // _STRIDE)
+
+    def appearance(self, frame: Frame, box: Box) -> Appearance:
+        """Tokens of the template, before they meet those of a search region."""
+        variant = self._variant
+        fill = mean_rgb(frame) if variant.fill == "mean" else (0.0, 0.0, 0.0)
+        shown = crop(frame, Region.around(box, variant.template.factor), variant.template.size, fill)
+        (made,) = self.template_engine.run([{"template": shown}])
+        return Appearance({"template_tokens": made["tokens"]}, fill)
+
+    def look(self, appearance: Appearance, frame: Frame, last: Box) -> Look:
+        """The search crop beside the tokens."""
+        search = self._variant.search
+        region = Region.around(last, search.factor)
+        patch = crop(frame, region, search.size, appearance.fill)
+        return Look({**appearance.inputs, "search": patch}, region, last, frame.width, frame.height)
+
+    def proposal(self, look: Look, outputs: NamedArrays) -> Proposal:
+        """The graph's box in the image, its size smoothed against the last one, its centre in the image."""
+        require_finite(box=outputs["box"], score=outputs["score"])
+        found = look.region.to_image(*(float(v) for v in outputs["box"]))
+        weight, last = self._variant.size_update, look.last
+        w = weight * found.w + (1.0 - weight) * last.w
+        h = weight * found.h + (1.0 - weight) * last.h
+        box = kept_in_image(Box.from_center(found.cx, found.cy, w, h), look.width, look.height)
+        score_map = outputs["score_map"]
+        cell = divmod(int(np.argmax(score_map * self._window)), score_map.shape[1])
+        return Proposal(box, float(outputs["score"]), score_map[None], (cell,))
+
+    def renewed(self, appearance: Appearance, frame: Frame, found: Proposal, frame_number: int) -> Appearance:
+        """The first template for ever."""
+        return appearance

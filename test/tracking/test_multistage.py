@@ -1,0 +1,165 @@
+"""Multi-Stage's loop: with a network of a few lines, with random weights, and beside the shipped network."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from ros2_tracker.engines.base import EngineError, Engines
+from ros2_tracker.evaluation.synthetic import SyntheticClip
+from ros2_tracker.models.variant import WEIGHTS_DIR, load_variant
+from ros2_tracker.tracking.frame import ArrayFrame, frame_from_array
+from ros2_tracker.tracking.geometry import Box, iou
+from ros2_tracker.tracking.network import TrackingNetwork
+from ros2_tracker.tracking.result import TrackState
+from ros2_tracker.tracking.tracker import Tracker
+
+TINY = load_variant("multistage-tiny")
+
+
+class Scripted:
+    """Both engines, answering what they are told and noting what they are asked."""
+
+    description, batch = "scripted", None
+
+    def __init__(self, inputs, outputs, answer):
+        self.inputs, self.outputs, self.answer, self.seen = inputs, outputs, answer, []
+
+    def run(self, targets):
+        self.seen += targets
+        return [dict(self.answer) for _ in targets]
+
+
+@pytest.fixture
+def scripted():
+    score_map = np.full((16, 16), 0.1, np.float32)
+    score_map[0, 15] = 0.9  # so far out that the window prefers the next
+    score_map[9, 6] = 0.8
+    answer = {"box": np.array([0.4, 0.6, 0.2, 0.3], np.float32), "score": np.float32(0.8), "score_map": score_map}
+    per_frame = Scripted(
+        {"template_tokens": (None, 64, 192), "search": (None, 256, 256, 3)},
+        {"box": (None, 4), "score": (None,), "score_map": (None, 16, 16)},
+        answer,
+    )
+    tokens = {"tokens": np.arange(64 * 192, dtype=np.float32).reshape(64, 192)}
+    per_template = Scripted({"template": (None, 128, 128, 3)}, {"tokens": (None, 64, 192)}, tokens)
+    return Engines(per_frame, per_template)
+
+
+def test_the_way_back_from_the_graph(scripted):
+    family = TrackingNetwork(TINY, scripted).family
+    frame = ArrayFrame(np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8))
+    last = Box(100.0, 80.0, 40.0, 40.0)
+    look = family.look(family.appearance(frame, last), frame, last)
+    assert look.inputs["search"].shape == (256, 256, 3)
+    found = family.proposal(look, scripted.per_frame.answer)
+    # The region is 160 px at (40, 20); the size is 0.4 of the new one and 0.6 of the old one.
+    w, h = 0.4 * 0.2 * 160 + 0.6 * 40, 0.4 * 0.3 * 160 + 0.6 * 40
+    assert found.box.as_tuple() == pytest.approx((40 + 64 - w / 2, 20 + 96 - h / 2, w, h), abs=1e-4)
+    assert found.score == pytest.approx(0.8)
+    assert found.cells == ((9, 6),)
+    assert found.score_maps.shape == (1, 16, 16)
+
+
+def test_a_centre_outside_the_image_is_brought_back(scripted):
+    family = TrackingNetwork(TINY, scripted).family
+    frame = ArrayFrame(np.zeros((60, 80, 3), np.uint8))
+    last = Box(0.0, 0.0, 20.0, 20.0)
+    look = family.look(family.appearance(frame, last), frame, last)
+    scripted.per_frame.answer["box"] = np.array([0.1, 0.5, 0.2, 0.2], np.float32)
+    found = family.proposal(look, scripted.per_frame.answer)
+    assert (found.box.cx, found.box.cy) == pytest.approx((0.0, 10.0), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["box", "score"])
+def test_an_answer_that_is_not_finite_is_refused(scripted, name):
+    family = TrackingNetwork(TINY, scripted).family
+    frame = ArrayFrame(np.zeros((60, 80, 3), np.uint8))
+    look = family.look(family.appearance(frame, Box(5, 5, 20, 20)), frame, Box(5, 5, 20, 20))
+    scripted.per_frame.answer[name] = scripted.per_frame.answer[name] * np.float32(np.nan)
+    with pytest.raises(FloatingPointError, match=f"{name}.*nan"):
+        family.proposal(look, scripted.per_frame.answer)
+
+
+def test_the_template_is_computed_once(scripted, clip):
+    tracker = Tracker(TrackingNetwork(TINY, scripted))
+    tracker.init(clip.render(0).image, clip.render(0).box.as_tuple())
+    for i in range(1, 4):
+        tracker.update(clip.render(i).image)
+    assert len(scripted.per_template.seen) == 1
+    assert list(scripted.per_template.seen[0]) == ["template"]
+    kept = [inputs["template_tokens"] for inputs in scripted.per_frame.seen]
+    assert len(kept) == 3
+    assert all(tokens is kept[0] for tokens in kept)  # so that a GPU engine does not upload it again
+
+
+def test_without_a_template_engine_it_is_refused(scripted):
+    with pytest.raises(EngineError, match=r"multistage-tiny: the family multistage cannot be tracked"):
+        TrackingNetwork(TINY, Engines(scripted.per_frame))
+
+
+def engines_of(name, weights=None):
+    torch = pytest.importorskip("torch", reason="the networks need torch")
+    from ros2_tracker.engines.torch import torch_engines
+    from ros2_tracker.models.build import build_network
+
+    torch.set_num_threads(1)
+    torch.manual_seed(7)
+    variant = load_variant(name)
+    network = build_network(variant)
+    if weights:
+        network.load_state_dict(weights)
+    return TrackingNetwork(variant, torch_engines(network, variant, "weights of a test"))
+
+
+def test_random_weights_follow_something_to_the_end():
+    """Nonsense, but in the image, finite, and without an error."""
+    tracker = Tracker(engines_of("multistage-tiny"))
+    clip = SyntheticClip(45, fps=6.0)
+    results = []
+    for i, image in enumerate(clip):
+        if i == 0:
+            tracker.init(image, clip.render(0).box.as_tuple())
+            continue
+        results.append(tracker.update(image))
+    height, width = clip.render(0).image.shape[:2]
+    assert len(results) == 44
+    for result in results:
+        x, y, w, h = result.candidate
+        assert -1e-6 <= x + w / 2 <= width + 1e-6
+        assert -1e-6 <= y + h / 2 <= height + 1e-6
+        assert 2.0 <= w <= 2.0 * width
+        assert 0.0 <= result.reliability <= 1.0
+        assert (result.box is None) == (result.state is TrackState.LOST)
+
+
+def test_with_the_weights_of_the_stand_in_it_follows_as_the_stand_in():
+    pytest.importorskip("onnx", reason="the graph is read with onnx")
+    pytest.importorskip("torch", reason="the networks need torch")
+    from ros2_tracker.models.stand_in import stand_in_weights
+
+    ours = Tracker(engines_of("multistage-tiny", stand_in_weights(WEIGHTS_DIR / "onestream-192.onnx")))
+    theirs = Tracker.load("onestream-192", precision="fp32")
+    clip = SyntheticClip(300)
+    overlaps, against_truth = [], []
+    for i, frame in enumerate(islice(clip.frames(), 40)):
+        if i == 0:
+            for tracker in (ours, theirs):
+                tracker.init(frame.image, frame.box.as_tuple())
+            continue
+        mine, other = (Box(*tracker.update(frame.image).candidate) for tracker in (ours, theirs))
+        overlaps.append(iou(mine, other))
+        against_truth.append(iou(mine, frame.box))
+    assert min(overlaps) > 0.99
+    assert sum(against_truth) / len(against_truth) > 0.6
+
+
+def test_a_crop_beyond_the_image_has_its_mean_colour(scripted):
+    family = TrackingNetwork(TINY, scripted).family
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[..., 2] = 200  # red in BGR
+    frame = frame_from_array(image)
+    family.appearance(frame, Box(-10, -10, 40, 40))
+    assert scripted.per_template.seen[0]["template"][0, 0].tolist() == [200, 0, 0]
