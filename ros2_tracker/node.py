@@ -88,6 +88,8 @@ class TrackerNode(LifecycleNode):
         Node.__init__(self, "tracker")
         LifecycleNodeMixin.__init__(self, callback_group=MutuallyExclusiveCallbackGroup())
         self._settings = parameters.declare(self)
+        for text in parameters.misspelt(self):
+            self.get_logger().warning(f"{text}; it is ignored")
         if self._settings["tune_malloc"]:
             tune_malloc()
         self._counters = Counters()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -155,6 +156,22 @@ def declare(node: Node) -> NodeSettings:
     for name, declared in PARAMETERS.items():
         node.declare_parameter(name, declared.default, declared.descriptor())
     return NodeSettings.from_values({name: node.get_parameter(name).value for name in PARAMETERS})
+
+
+def misspelt(node: Node) -> list[str]:
+    """What the YAML or the command line sets and no parameter of ours is called, one text each.
+
+    rclpy ignores such names. A file for several nodes (`/**`) may hold others' parameters, so they are no errors.
+    """
+    # No public way to it up to Kilted.
+    overrides: Iterable[str] = getattr(node, "_parameter_overrides", ())
+    texts = []
+    for name in overrides:
+        if node.has_parameter(name) or name.startswith("qos_overrides."):
+            continue
+        near = get_close_matches(name, PARAMETERS, 1)
+        texts.append(f"there is no parameter {name}" + (f": is {near[0]} meant?" if near else ""))
+    return texts
 
 
 def judge_change(

@@ -1,16 +1,20 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the networks need torch")
 
 from ros2_tracker.models.build import build_network  # noqa: E402
-from ros2_tracker.models.layers import to_tokens  # noqa: E402
+from ros2_tracker.models.layers import normalized, to_tokens  # noqa: E402
 from ros2_tracker.models.local_stages import ConvStages, MlpStages  # noqa: E402
 from ros2_tracker.models.multistage import DropPath, MultiStage, MultiStageSettings  # noqa: E402
 from ros2_tracker.models.ostrack import decode_centers  # noqa: E402
 from ros2_tracker.models.prepare import prepared  # noqa: E402
 from ros2_tracker.models.variant import load_variant  # noqa: E402
+from ros2_tracker.tracking.crop import Region, crop  # noqa: E402
+from ros2_tracker.tracking.frame import frame_from_array  # noqa: E402
+from ros2_tracker.tracking.geometry import Box  # noqa: E402
 
 KINDS = {
     "mlp": {"local": "mlp", "heads": 4, "levels": (1, 2), "depths": (1, 1, 3), "widths": (16, 24, 32)},
@@ -188,6 +192,45 @@ def test_distances_are_decoded_as_sides_of_a_box():
     sides = [x - left[row, column], y - top[row, column], x + right[row, column], y + bottom[row, column]]
     cx, cy, w, h = box[0].tolist()
     assert [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2] == pytest.approx([float(s) for s in sides], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns_two_crops_by_heart_with_every_parameter(kind, clip):
+    """Two pairs of the rendered clip, the target at two places of the search region."""
+    network = small(kind).train()
+    found = [clip.render(i) for i in (0, 20)]
+    frames = [frame_from_array(each.image) for each in found]
+    z = [crop(f, Region.around(each.box, 2.0), 128, (0, 0, 0)) for f, each in zip(frames, found, strict=True)]
+    # Off the centre by these parts of the search side.
+    places = torch.tensor([[0.15, -0.1], [-0.2, 0.12]])
+    x, sizes = [], []
+    for frame, each, (dx, dy) in zip(frames, found, places.tolist(), strict=True):
+        side = 4.0 * each.box.size
+        shifted = Box(each.box.x - dx * side, each.box.y - dy * side, each.box.w, each.box.h)
+        x.append(crop(frame, Region.around(shifted, 4.0), 256, (0, 0, 0)))
+        sizes.append([each.box.w / side, each.box.h / side])
+    z, x = (normalized(torch.from_numpy(np.stack(crops))) for crops in (z, x))
+    sizes, centers = torch.tensor(sizes), 0.5 + places
+    cells = (centers * 16).long()
+    rows = torch.arange(2)
+    label = torch.zeros(2, 1, 16, 16)
+    label[rows, 0, cells[:, 1], cells[:, 0]] = 1.0
+
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
+    reached, losses = set(), []
+    for _ in range(12):
+        maps = network(network.template(z), x)
+        there = (rows, slice(None), cells[:, 1], cells[:, 0])
+        score = torch.nn.functional.binary_cross_entropy(maps.score, label, weight=1.0 + 50.0 * label)
+        box = (maps.size[there] - sizes).abs().mean() + (maps.offset[there] - (centers * 16 - cells)).abs().mean()
+        loss = score + box
+        optimizer.zero_grad()
+        loss.backward()
+        reached |= {name for name, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        optimizer.step()
+        losses.append(loss.item())
+    assert {name for name, _ in network.named_parameters()} - reached == set()
+    assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -100,6 +100,24 @@ def test_every_value_of_a_params_file_arrives(tmp_path: Path):
         context.try_shutdown()
 
 
+def test_names_that_are_no_parameters_are_pointed_out(tmp_path: Path):
+    file = tmp_path / "misspelt.yaml"
+    given = {"reliability.lost_befow": 0.1, "colour": "red", "use_sim_time": True, "max_targets": 3}
+    file.write_text(yaml.safe_dump({"/**": {"ros__parameters": given}}))
+    context = Context()
+    rclpy.init(args=["--ros-args", "--params-file", str(file)], context=context)
+    try:
+        node = rclpy.create_node("tracker", context=context, enable_rosout=False)
+        parameters.declare(node)
+        assert sorted(parameters.misspelt(node)) == [
+            "there is no parameter colour",
+            "there is no parameter reliability.lost_befow: is reliability.lost_below meant?",
+        ]
+        node.destroy_node()
+    finally:
+        context.try_shutdown()
+
+
 # -- refusals -------------------------------------------------------------------------------------------------------
 
 
