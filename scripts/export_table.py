@@ -39,9 +39,11 @@ def frame_inputs(variant: Variant, engines: Engines) -> dict[str, NDArray]:
     crops = {name: rng.integers(0, 256, (s, s, 3), np.uint8) for name, s in (("template", z), ("search", x))}
     if engines.per_template is None:
         return crops
-    made = engines.per_template.run([{"template": crops["template"], "template_padded": np.zeros((z, z), bool)}])[0]
+    masks = {f"{name}_padded": np.zeros(value.shape[:2], bool) for name, value in crops.items()}
+    given = crops | masks
+    made = engines.per_template.run([{name: given[name] for name in engines.per_template.inputs}])[0]
     kept = {f"template_{name}": np.concatenate([value] * variant.templates) for name, value in made.items()}
-    return {**kept, "search": crops["search"], "search_padded": np.zeros((x, x), bool)}
+    return {name: (kept | given)[name] for name in engines.per_frame.inputs}
 
 
 def row(variant: Variant, runs: int, folder: Path) -> dict[str, Any]:

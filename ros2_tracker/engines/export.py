@@ -1,8 +1,8 @@
 """Torch networks to ONNX: the graphs of `models.graphs` with fixed shapes, batch included.
 
-OSTrack gives one file. STARK gives two: `<name>.onnx`, run every frame, and `<name>.template.onnx`. In fp16 the
-template's `tokens` and `position` are float16 on their way from one to the other: half the bytes, and what the next
-operation would round them to anyway.
+OSTrack gives one file. STARK and Multi-Stage give two: `<name>.onnx`, run every frame, and `<name>.template.onnx`. In
+fp16 the template's `tokens` and `position` are float16 on their way from one to the other: half the bytes, and what the
+next operation would round them to anyway.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import ros2_tracker
 from ros2_tracker.engines.base import EngineError
 from ros2_tracker.engines.fp16 import to_fp16
 from ros2_tracker.engines.onnx_graph import simplify
-from ros2_tracker.models.graphs import Graph, StarkTemplateGraph, example_inputs, graphs_of
+from ros2_tracker.models.graphs import Graph, example_inputs, graphs_of
 from ros2_tracker.models.prepare import prepared
 from ros2_tracker.models.variant import Variant, template_graph
 
 OPSET = 18
 EXPORT_PRECISIONS = ("fp32", "fp16")
+_HALF_FEATURES = ("tokens", "position")
 _NOISY = ("torch.onnx", "torch.fx", "onnxscript", "onnx_ir")
 
 
@@ -47,7 +48,7 @@ def export_onnx(
     Args:
         network: of `models.build.load_network`; it is not changed.
         variant: whose network it is.
-        output: the ONNX file; STARK's template graph is written beside it.
+        output: the ONNX file; a template graph is written beside it.
         batch: targets that one run of the every-frame graph handles; the template graph takes one, as targets start
             one by one.
         precision: one of EXPORT_PRECISIONS; `fp16` as `engines.fp16` says.
@@ -111,7 +112,7 @@ def traced(graph: Graph, inputs: tuple[Tensor, ...]) -> ir.Model:
 
 def features_of(graph: Graph) -> tuple[str, ...]:
     """A graph's outputs that are kept for another graph, not read by us: they may be fp16."""
-    return ("tokens", "position") if isinstance(graph, StarkTemplateGraph) else ()
+    return tuple(name for name in graph.outputs if name in _HALF_FEATURES)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ def simplify(model: ir.Model) -> None:
     """Simplify in place: same numbers from fewer operations."""
     _drop_nan_guards(model.graph)
     _split_weights(model.graph)
+    _order_gelus(model.graph)
     optimizer.fold_constants(model)
     optimizer.remove_unused_nodes(model)
 
@@ -50,6 +51,34 @@ def _split_weights(graph: ir.Graph) -> None:
             cut = graph.initializers.get(name) or add_weights(graph, name, part)
             ir.convenience.replace_all_uses_with(output, cut)
         graph.remove(node, safe=True)
+
+
+def _order_gelus(graph: ir.Graph) -> None:
+    """Halve a GELU at its end: x * (0.5 * (1 + erf)) becomes (x * (1 + erf)) * 0.5, which ONNX Runtime fuses."""
+    for node in tuple(graph):
+        factors = [value.producer() for value in node.inputs if value is not None]
+        if node.op_type != "Mul" or len(factors) != 2:
+            continue
+        for half, x in ((factors[0], node.inputs[1]), (factors[1], node.inputs[0])):
+            if half is None or half.op_type != "Mul" or len(half.outputs[0].uses()) != 1:
+                continue
+            constant, error = half.inputs
+            tensor = ir.convenience.get_const_tensor(constant)
+            if tensor is None or tensor.size != 1 or float(tensor.numpy()) != 0.5 or not _is_one_plus_erf(error):
+                continue
+            graph.remove(half)
+            graph.insert_before(node, half)  # x may be made after it
+            half.replace_input_with(0, x)
+            node.replace_input_with(0, half.outputs[0])
+            node.replace_input_with(1, constant)
+            break
+
+
+def _is_one_plus_erf(value: ir.Value | None) -> bool:
+    add = value and value.producer()
+    if not add or add.op_type != "Add":
+        return False
+    return any(term.producer() is not None and term.producer().op_type == "Erf" for term in add.inputs)
 
 
 def add_weights(graph: ir.Graph, name: str, weights: NDArray) -> ir.Value:

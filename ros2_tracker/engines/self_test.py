@@ -129,7 +129,8 @@ def _shown_template(engine: Engine, case: int) -> NamedArrays:
     size = _side(engine.inputs, "template")
     template = _background(np.random.default_rng([_SEED, case, 0]), size)
     _paint(template, (size / 2, size / 2), size / 2)
-    return {"template": template, "template_padded": np.zeros((size, size), bool)}
+    shown = {"template": template, "template_padded": np.zeros((size, size), bool)}
+    return {name: value for name, value in shown.items() if name in engine.inputs}
 
 
 def _filled(engine: Engine, inputs: NamedArrays) -> NamedArrays:

@@ -27,7 +27,7 @@ from ros2_tracker.engines.export import export_onnx
 from ros2_tracker.evaluation.synthetic import SyntheticClip
 from ros2_tracker.models.build import load_network
 from ros2_tracker.models.digest import file_sha256
-from ros2_tracker.models.graphs import Graph, OSTrackGraph, graphs_of
+from ros2_tracker.models.graphs import Graph, MultiStageSearchGraph, OSTrackGraph, graphs_of
 from ros2_tracker.models.layers import normalized
 from ros2_tracker.models.ostrack import Attention, OSTrack, decode_centers
 from ros2_tracker.models.prepare import prepared
@@ -141,7 +141,7 @@ def export_checked(
     check: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ExportReport:
-    """Export to `output`, and for STARK beside it; what was there stays until the new files have been checked.
+    """Export to `output`, and a template graph beside it; what was there stays until the new files have been checked.
 
     Args:
         variant: whose network it is.
@@ -210,7 +210,7 @@ def check_export(
         actual = _answers(variant, exported, group + group[-1:] * (batch - len(group)))
         for i, crop in enumerate(group):
             one = {name: value[i] for name, value in actual.items()}
-            if isinstance(graphs[0], OSTrackGraph):
+            if isinstance(graphs[0], OSTrackGraph | MultiStageSearchGraph):
                 errors.append(_center_errors(graphs[0], crop, one, [one[name] for name in exported[0].orders]))
             else:
                 answer = _answers(variant, [_TorchGraph(graph) for graph in graphs], [crop])
@@ -313,8 +313,10 @@ def _spread(corners: NDArray[np.float32]) -> float:
 
 
 @torch.inference_mode()
-def _center_errors(graph: OSTrackGraph, crop: Arrays, actual: Arrays, orders: Sequence[NDArray]) -> _Errors:
-    """Errors of OSTrack, without the candidates that the exported graph dropped and in the cell that it chose."""
+def _center_errors(
+    graph: OSTrackGraph | MultiStageSearchGraph, crop: Arrays, actual: Arrays, orders: Sequence[NDArray]
+) -> _Errors:
+    """Errors of a centre head, without the candidates that the exported graph dropped and in the cell that it chose."""
     network = graph.network
     z, x = (normalized(torch.from_numpy(crop[name])[None]) for name in ("template", "search"))
     with _eliminating_by(network, orders) as gaps:
@@ -333,11 +335,11 @@ def _center_errors(graph: OSTrackGraph, crop: Arrays, actual: Arrays, orders: Se
 
 
 @contextmanager
-def _eliminating_by(network: OSTrack, orders: Sequence[NDArray]) -> Iterator[list[float]]:
+def _eliminating_by(network: nn.Module, orders: Sequence[NDArray]) -> Iterator[list[float]]:
     """Let a network eliminate by given orders, one for each block that does; collects `Agreement.candidate_gap`."""
     gaps: list[float] = []
-    settings = network.elimination
-    blocks = [network.backbone.blocks[i].attn for i in settings.blocks] if settings and orders else []
+    settings = network.elimination if isinstance(network, OSTrack) and orders else None
+    blocks = [network.backbone.blocks[i].attn for i in settings.blocks] if settings else []
 
     def replacement(attention: Attention, order: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         weights = attention.weights

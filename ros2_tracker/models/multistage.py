@@ -57,6 +57,9 @@ class MultiStageSettings:
     drop_path: float = 0.0
     """Share of samples that skip the last block's residuals in training, falling to 0 at the first. Higher hinders
     over-fitting, and slows learning."""
+    frozen_norms: bool = False
+    """Whether batch normalisations keep their statistics in training: for weights that came without (`stand_in`), or
+    for batches too small to have any."""
 
     def __post_init__(self) -> None:
         """ValueError names what does not fit."""
@@ -112,6 +115,15 @@ class MultiStage(nn.Module):
             nn.init.trunc_normal_(position, std=0.02)
         nn.init.zeros_(self.integration.fuse.weight)
         _initialise_head(self.box_head)
+
+    def train(self, mode: bool = True) -> MultiStage:
+        """As of every module, but see `MultiStageSettings.frozen_norms`."""
+        super().train(mode)
+        if self.settings.frozen_norms:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     def template(self, image: Tensor) -> Tensor:
         """Template tokens, the same for all frames: (B, 3, T, T) normalised -> (B, (T / 16)^2, C)."""
@@ -216,9 +228,10 @@ class DistanceHead(nn.Module):
 
     def forward(self, features: Tensor) -> CenterMaps:
         """(B, C, F, F) -> maps."""
-        score = self.cls(features).sigmoid().clamp(_SCORE_MIN, 1.0 - _SCORE_MIN)
+        # In fp32 also under autocast: half precision knows no score between 0.9995 and 1.
+        score = self.cls(features).float().sigmoid().clamp(_SCORE_MIN, 1.0 - _SCORE_MIN)
         # Left, top, right, bottom in search sides.
-        before, after = (F.softplus(self.reg(features)) / 4.0).chunk(2, dim=1)
+        before, after = (F.softplus(self.reg(features).float()) / 4.0).chunk(2, dim=1)
         offset = 0.5 + (after - before) * (0.5 * features.shape[-1])
         return CenterMaps(score, before + after, offset)
 

@@ -23,7 +23,7 @@ def stand_in_weights(graph: str | Path) -> dict[str, Tensor]:
     """State dict of `multistage-tiny` with what the stand-in learned.
 
     Its batch normalisations are folded into its convolutions: ours get no more than their biases, and statistics that
-    change nothing. Train with them in evaluation, or after `fit_norms`.
+    change nothing. Train with the network's setting `frozen_norms`, or the first step forgets all of it.
 
     Args:
         graph: the stand-in's fp32 graph, as delivered or as shipped; needs `onnx`.
@@ -40,42 +40,6 @@ def stand_in_weights(graph: str | Path) -> dict[str, Tensor]:
             raise ValueError(f"{graph}: {name} would have shape {tuple(value.shape)}, not {tuple(state[name].shape)}")
         state[name] = value
     return state
-
-
-@torch.no_grad()
-def fit_norms(network: MultiStage, templates: Tensor, images: Tensor) -> None:
-    """Give batch normalisations the statistics of these crops, in place, and change no answer by it.
-
-    Gains and biases make up for the new statistics. In training the network then starts near its answers in
-    evaluation, which it otherwise forgets in its first step.
-
-    Args:
-        network: with weights of `stand_in_weights`; it is in evaluation afterwards.
-        templates: (B, 3, T, T) normalised.
-        images: (B, 3, S, S) normalised search regions of as many pairs; a few dozen.
-
-    """
-    seen: dict[nn.BatchNorm2d, list[Tensor]] = {}
-
-    def watch(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
-        x = inputs[0].double()
-        seen.setdefault(norm, []).append(torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))]))
-
-    hooks = [m.register_forward_pre_hook(watch) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    try:
-        network.eval()(network.template(templates), images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for norm, found in seen.items():
-        # Both branches count alike, as they do in training, where each is normalised by its own statistics.
-        mean, square = torch.stack(found).mean(0).to(norm.weight.dtype)
-        var = (square - mean.square()).clamp(min=1e-6)
-        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
-        norm.bias.add_(gain * (mean - norm.running_mean))
-        norm.weight.copy_(gain * (var + norm.eps).sqrt())
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(var)
 
 
 class _Entries:

@@ -19,6 +19,10 @@ EXPLICIT_INT8 = "int8-qdq"
 """Among a variant's graphs: its explicitly quantised one, which is int8, too. TensorRT takes no other."""
 
 
+_OUR_READINGS = ("multistage",)
+"""Families whose authors published neither code nor weights."""
+
+
 class WeightsMissingError(FileNotFoundError):
     """A variant's weights are not there; the text says which file and what to do."""
 
@@ -100,6 +104,11 @@ class Variant:
         if self.weights is None:
             return f"model {self.name}: no weights of it are shipped"
         folder = user_weights_dir()
+        if self.family in _OUR_READINGS:
+            return (
+                f"model {self.name}: the weights file {folder / self.weights} does not exist; it is our reading of the "
+                "paper, no weights are published: train one with `ros2-tracker train` (docs/models.md)"
+            )
         return (
             f"model {self.name}: the weights file {folder / self.weights} does not exist; `ros2-tracker "
             f"import-checkpoint FILE --model {self.name} -o {folder / self.weights}` makes it from the checkpoint that "

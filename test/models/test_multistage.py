@@ -180,6 +180,15 @@ def test_drop_path_is_of_training_and_keeps_the_mean():
     assert rates == [0.0, pytest.approx(0.1), pytest.approx(0.2)]
 
 
+def test_scores_stay_below_1_in_mixed_precision():
+    head = randomised(small("conv")).box_head
+    torch.nn.init.constant_(head.cls[-1].bias, 30.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = head(torch.randn(1, 24, 16, 16))
+    assert all(values.dtype == torch.float32 for values in maps)
+    assert (maps.score < 1.0).all()
+
+
 def test_distances_are_decoded_as_sides_of_a_box():
     """The maps of a distance head stand for the same box as its distances from the cell's centre."""
     network = randomised(small("conv"))

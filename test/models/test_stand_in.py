@@ -1,5 +1,7 @@
 """The shipped network's weights in `multistage-tiny`."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the stand-in is run wit
 
 from ros2_tracker.models.build import build_network  # noqa: E402
 from ros2_tracker.models.layers import normalized  # noqa: E402
-from ros2_tracker.models.ostrack import decode_centers  # noqa: E402
-from ros2_tracker.models.stand_in import fit_norms, stand_in_weights  # noqa: E402
+from ros2_tracker.models.stand_in import stand_in_weights  # noqa: E402
 from ros2_tracker.models.variant import WEIGHTS_DIR, load_variant  # noqa: E402
-from ros2_tracker.models.window import hann_window  # noqa: E402
 from ros2_tracker.tracking.crop import Region, crop  # noqa: E402
 from ros2_tracker.tracking.frame import frame_from_array  # noqa: E402
 
@@ -58,24 +58,20 @@ def test_answers_are_those_of_the_stand_in(network, pixels):
         np.testing.assert_allclose(maps.offset[i], 0.5 + 8.0 * (after - before), atol=1e-3)
 
 
-def test_fitted_norms_change_no_answer_and_training_starts_near_it(network, weights, pixels):
-    window = torch.from_numpy(hann_window(16))
+def test_training_with_frozen_norms_starts_from_these_answers(weights, network, pixels):
     z, x = (normalized(torch.from_numpy(each)) for each in pixels)
-    before = network(network.template(z), x)
-    for block in network.main.blocks:
-        block.drop_path.rate = 0.0
-    network.train()
-    forgetful = network(network.template(z), x)
-    network.load_state_dict(weights)  # training has moved the statistics
-    fit_norms(network, z, x)
-    after = network(network.template(z), x)
-    for a, b in zip(after, before, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-    network.train()
-    training = network(network.template(z), x)
-    expected, near, far = (decode_centers(maps, window)[0] for maps in (before, training, forgetful))
-    assert (near - expected).abs().max() < 0.05
-    assert (far - expected).abs().max() > 0.05
+    expected = network(network.template(z), x)
+    variant = load_variant("multistage-tiny")
+    for frozen in (True, False):
+        settings = {**variant.network, "drop_path": 0.0, "frozen_norms": frozen}
+        learning = build_network(replace(variant, network=settings)).train()
+        learning.load_state_dict(weights)
+        maps = learning(learning.template(z), x)
+        assert torch.allclose(maps.score, expected.score, atol=1e-4) == frozen
+        maps.score.sum().backward()
+        assert all((p.grad is None) == name.startswith("box_head.reg") for name, p in learning.named_parameters())
+        moved = {name for name, value in learning.state_dict().items() if not torch.equal(value, weights[name])}
+        assert bool(moved) != frozen
 
 
 def test_another_graph_is_refused(tmp_path):

@@ -6,7 +6,7 @@ from ros2_tracker.models.variant import WeightsMissingError, load_variant, varia
 
 def test_families_of_the_interfaces_are_there():
     names = {"ostrack-b256", "ostrack-b384", "stark-s50", "stark-st50", "stark-st101", "stark-lightning"}
-    assert names <= set(variant_names())
+    assert names | {"multistage-tiny", "multistage-b"} <= set(variant_names())
 
 
 @pytest.mark.parametrize("name", variant_names())
@@ -29,6 +29,15 @@ def test_missing_weights_are_named_with_the_way_to_get_them(tmp_path, monkeypatc
     mine.touch()
     assert variant.require_weights() == mine
     assert variant.has_weights
+
+
+def test_missing_weights_of_our_own_readings_are_to_be_trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    variant = load_variant("multistage-b")
+    assert not variant.has_weights
+    with pytest.raises(WeightsMissingError, match="our reading of the paper, no weights are published") as raised:
+        variant.require_weights()
+    assert "import-checkpoint" not in str(raised.value)
 
 
 def test_wrong_field_is_named(tmp_path, monkeypatch):

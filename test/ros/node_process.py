@@ -322,37 +322,40 @@ class Client:
 
     # -- services -----------------------------------------------------------------------------------------------
 
-    def _call(self, client: Any, request: Any) -> Any:
+    def call(self, client: Any, request: Any) -> Any:
         """The answer of a service that may be asked again when none comes."""
+        futures = []
         for _ in range(round(WAIT_S / _PATIENCE_S)):
-            answer = self._ask(client, request)
-            if answer is not None:
-                return answer
+            futures.append(client.call_async(request))
+            if self._answered(client, futures[-1]):
+                if futures[:-1]:
+                    # Tells a request that never came from one that the node did not wake up for.
+                    late = sum(future.done() for future in futures[:-1])
+                    warnings.warn(f"{late} of {len(futures) - 1} unanswered requests were answered late", stacklevel=2)
+                return futures[-1].result()
         raise AssertionError(f"no answer of {client.srv_name} in {WAIT_S:g} s; {self._node_output()}")
 
-    def _ask(self, client: Any, request: Any) -> Any:
-        """The answer, or None and a warning after a while.
+    def _answered(self, client: Any, future: Any) -> bool:
+        """Whether an answer comes in time; a warning that shows the node's threads where none does.
 
-        Seen twice in some thousand starts and not understood: a request that comes while the two sides still discover
-        each other stays unanswered.
+        Seen a few times in some thousand starts, on a loaded machine and late in a long test run only: the first
+        request after both sides have found each other stays unanswered, the second one is answered.
         """
-        future = client.call_async(request)
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
         if done.wait(_PATIENCE_S):
-            return future.result()
-        client.remove_pending_request(future)
+            return True
         self.process.print_threads()
-        warnings.warn(f"no answer of {client.srv_name} in {_PATIENCE_S:g} s; {self._node_output()}", stacklevel=3)
-        return None
+        warnings.warn(f"no answer of {client.srv_name} in {_PATIENCE_S:g} s; {self._node_output()}", stacklevel=4)
+        return False
 
     def cancel(self) -> Trigger.Response:
         """Call ~/cancel."""
-        return self._call(self._cancel, Trigger.Request())
+        return self.call(self._cancel, Trigger.Request())
 
     def state(self) -> int:
         """The lifecycle state."""
-        return self._call(self._get_state, GetState.Request()).current_state.id
+        return self.call(self._get_state, GetState.Request()).current_state.id
 
     def settle(self) -> None:
         """Wait until the node has taken the image that was published last, and all else that came before."""
@@ -367,18 +370,18 @@ class Client:
         """Ask for a lifecycle transition; whether it succeeded."""
         before = self.state()
         request = ChangeState.Request(transition=Transition(id=transition))
-        answer = self._ask(self._change_state, request)
-        if answer is not None:
-            return answer.success
+        future = self._change_state.call_async(request)
+        if self._answered(self._change_state, future):
+            return future.result().success
         now = self.wait("the end of a transition", lambda: (state := self.state()) in _PRIMARY_STATES and state)
         if now != before:
             return True
-        return self._call(self._change_state, request).success
+        return self.call(self._change_state, request).success
 
     def set_parameter(self, name: str, value: float | str) -> None:
         """Change a parameter that can be changed live."""
         parameter = Parameter(name, value=value).to_parameter_msg()
-        result = self._call(self._set_parameters, SetParameters.Request(parameters=[parameter])).results[0]
+        result = self.call(self._set_parameters, SetParameters.Request(parameters=[parameter])).results[0]
         assert result.successful, result.reason
 
     def wait_connected(self, active: bool = True) -> None:

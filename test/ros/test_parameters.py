@@ -223,10 +223,10 @@ class Remote:
     def _call(self, kind: type, name: str, request: Any) -> Any:
         service = self.client.node.create_client(kind, f"tracker/{name}")
         self.client.wait(f"the service {name}", service.service_is_ready)
-        future = service.call_async(request)
-        self.client.wait(f"the answer of {name}", future.done)
-        self.client.node.destroy_client(service)
-        return future.result()
+        try:
+            return self.client.call(service, request)
+        finally:
+            self.client.node.destroy_client(service)
 
     def set(self, name: str, value: Any) -> SetParametersResult:
         """As `ros2 param set`."""
