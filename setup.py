@@ -42,6 +42,7 @@ data_files = [
     (SHARE, ["package.xml"]),
     (f"{SHARE}/launch", files("launch/*")),
     (f"{SHARE}/config", files("config/*")),
+    (f"{SHARE}/config/training", files("config/training/*")),
     (f"{SHARE}/msg", files("msg/*.msg")),
 ]
 problem = why_not_buildable()
