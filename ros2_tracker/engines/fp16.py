@@ -3,7 +3,7 @@
 Half precision are matrix products, convolutions, and what prepares their inputs from another one's result. fp32 are
 
 * what comes before the first of them (normalised crops, sine positions) and after the last (sigmoid, decoding, soft
-  arg-max);
+  arg-max), and the last two convolutions of each tower of a head;
 * LayerNormalization, whose variance and eps of 1e-6 fp16 cannot hold, and Softmax;
 * what only these read: residual sums, and attention masks, whose -3.4e38 is no fp16 number;
 * what only ranks and never reaches an output (candidate elimination, argmax): its order is its result. Products with
@@ -14,7 +14,7 @@ That is much as `torch.autocast` has it, and keeps the patterns by which TensorR
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +23,8 @@ from ros2_tracker.engines.onnx_graph import add_weights
 
 _PRODUCTS = {"Conv", "Gemm", "MatMul"}
 _PRECISE = {"LayerNormalization", "Softmax"}
+# Convolutions of a head's end that stay fp32: scores and corners are as exact as they are, and they are small.
+_LAST = 2
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -75,7 +77,12 @@ def _half_nodes(graph: ir.Graph, half_outputs: Collection[str]) -> set[ir.Node]:
             behind.update(value for value in node.outputs if value.dtype == _FLOAT)
     reaching = {value for value in graph.outputs if value.dtype == _FLOAT}
     half: set[ir.Node] = set()
+    # A template's features are no end: another graph goes on with them.
+    last = set() if half_outputs else _last_convolutions(nodes)
     for node in reversed(nodes):
+        if node in last:
+            reaching.update(value for value in node.inputs if value is not None and value.dtype == _FLOAT)
+            continue
         if reaching.isdisjoint(node.outputs):
             if node.op_type in _PRODUCTS and any(value.is_initializer() for value in node.inputs if value is not None):
                 half.add(node)
@@ -87,6 +94,16 @@ def _half_nodes(graph: ir.Graph, half_outputs: Collection[str]) -> set[ir.Node]:
         if node.op_type in _PRODUCTS or (node in after and read_in_half and node.op_type not in _PRECISE):
             half.add(node)
     return half
+
+
+def _last_convolutions(nodes: Sequence[ir.Node]) -> set[ir.Node]:
+    """Convolutions with at most one other product between them and the end."""
+    products: dict[ir.Node, int] = {}
+    """Behind a node, on the longest way."""
+    for node in reversed(nodes):
+        users = {user for value in node.outputs for user, _ in value.uses()}
+        products[node] = max((products[user] + (user.op_type in _PRODUCTS) for user in users), default=0)
+    return {node for node, count in products.items() if node.op_type == "Conv" and count < _LAST}
 
 
 def _converted_weight(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:

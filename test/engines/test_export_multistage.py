@@ -189,7 +189,7 @@ def test_graphs_are_lean(tiny):
             assert readers == ["Cast"]
             if precision == "fp16":
                 weights = [w for w in graph.initializers.values() if w.dtype == ir.DataType.FLOAT]
-                assert all(w.const_value.size < 1000 for w in weights)
+                assert all(w.const_value.size < 20_000 for w in weights)  # the last convolutions stay fp32
 
 
 def test_onnx_runtime_fuses_every_gelu(tiny, tmp_path):
