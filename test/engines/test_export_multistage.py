@@ -18,6 +18,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="graphs are run with ONN
 
 import onnx  # noqa: E402
 import onnx_ir as ir  # noqa: E402
+from graph_runs import Runtime, Torch  # noqa: E402
 from rounded_onnx import RoundedOnnx  # noqa: E402
 
 from ros2_tracker.engines.export import export_onnx, features_of  # noqa: E402
@@ -61,30 +62,6 @@ def narrow(kind):
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
             torch.nn.init.normal_(module.running_mean, std=0.3)
     return network.eval().requires_grad_(False)
-
-
-class Runtime:
-    """A file in ONNX Runtime."""
-
-    def __init__(self, path):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(self, inputs):
-        names = [node.name for node in self.session.get_outputs()]
-        return dict(zip(names, self.session.run(names, inputs), strict=True))
-
-
-class Torch:
-    def __init__(self, graph):
-        self.graph = graph
-
-    @torch.inference_mode()
-    def run(self, inputs):
-        outputs = self.graph(*(torch.from_numpy(inputs[name]) for name in self.graph.inputs))
-        return {name: value.numpy() for name, value in zip(self.graph.outputs, outputs, strict=True)}
 
 
 def crops(size, batch, seed):
