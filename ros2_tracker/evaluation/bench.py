@@ -206,10 +206,10 @@ class _Group:
         started = time.perf_counter()
         questions = [target.ask(image, stamp) for target in self.targets]
         asked = time.perf_counter()
-        answers = self._network.infer([question.look for question in questions])
+        answers = self._network.infer([look for question in questions for look in question.looks])
         answered = time.perf_counter()
         for target, question, answer in zip(self.targets, questions, answers, strict=True):
-            target.take(question, answer, 0.0)
+            target.take(question, [answer], 0.0)
         taken = time.perf_counter()
         if timed:
             durations = (asked - started, answered - asked, taken - answered, taken - started)

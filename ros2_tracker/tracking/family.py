@@ -69,8 +69,8 @@ class Family(Protocol):
         """Of a target in the frame its box was drawn on; BoxError when it cannot be cut out."""
         ...
 
-    def look(self, appearance: Appearance, frame: Frame, last: Box) -> Look:
-        """The question: where is what was last seen at `last`?"""
+    def look(self, appearance: Appearance, frame: Frame, last: Box, zoom: float = 1.0) -> Look:
+        """The question: where is what was last seen at `last`, in a region `zoom` times as large as usual?"""
         ...
 
     def proposal(self, look: Look, outputs: NamedArrays) -> Proposal:

@@ -38,10 +38,10 @@ class MultiStage:
         (made,) = self.template_engine.run([{"template": shown}])
         return Appearance({"template_tokens": made["tokens"]}, fill)
 
-    def look(self, appearance: Appearance, frame: Frame, last: Box) -> Look:
+    def look(self, appearance: Appearance, frame: Frame, last: Box, zoom: float = 1.0) -> Look:
         """The search crop beside the tokens."""
         search = self._variant.search
-        region = Region.around(last, search.factor)
+        region = Region.around(last, zoom * search.factor)
         patch = crop(frame, region, search.size, appearance.fill)
         return Look({**appearance.inputs, "search": patch}, region, last, frame.width, frame.height)
 

@@ -32,10 +32,10 @@ class OneStream:
         region = Region.around(box, variant.template.factor)
         return Appearance({"template": crop(frame, region, variant.template.size, fill)}, fill)
 
-    def look(self, appearance: Appearance, frame: Frame, last: Box) -> Look:
+    def look(self, appearance: Appearance, frame: Frame, last: Box, zoom: float = 1.0) -> Look:
         """The search crop beside the template."""
         search = self._variant.search
-        region = Region.around(last, search.factor)
+        region = Region.around(last, zoom * search.factor)
         patch = crop(frame, region, search.size, appearance.fill)
         return Look({**appearance.inputs, "search": patch}, region, last, frame.width, frame.height)
 

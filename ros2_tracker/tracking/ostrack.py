@@ -30,9 +30,9 @@ class OSTrack:
         template = self._variant.template
         return Appearance({"template": sample_crop(frame, SampleRegion.around(box, template.factor, template.size))})
 
-    def look(self, appearance: Appearance, frame: Frame, last: Box) -> Look:
+    def look(self, appearance: Appearance, frame: Frame, last: Box, zoom: float = 1.0) -> Look:
         """The search crop beside the template."""
-        region = search_region(frame, last, self._variant.search.factor, self._variant.search.size)
+        region = search_region(frame, last, zoom * self._variant.search.factor, self._variant.search.size)
         inputs = {**appearance.inputs, "search": sample_crop(frame, region)}
         return Look(inputs, region, last, frame.width, frame.height)
 

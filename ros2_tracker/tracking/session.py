@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 from ros2_tracker.tracking.events import (
@@ -390,11 +391,15 @@ class TrackingSession:
         if not asked:
             return [None] * len(targets)
         before = time.perf_counter()
-        outputs = self._tried(lambda: self._network.infer([q.look for _, q in asked]), len(asked))
-        share_s = (time.perf_counter() - before) / len(asked)
+        looks = [look for _, question in asked for look in question.looks]
+        outputs = self._tried(lambda: self._network.infer(looks), len(asked))
+        share_s = (time.perf_counter() - before) / len(looks)
         results: dict[int, TrackResult] = {}
-        for (followed, question), answer in zip(asked, outputs or (), strict=bool(outputs)):
-            result = self._tried(lambda t=followed.target, q=question, a=answer: t.take(q, a, share_s))
+        answers = iter(outputs or ())
+        for followed, question in asked if outputs else ():
+            mine = list(islice(answers, len(question.looks)))
+            took_s = share_s * len(mine)
+            result = self._tried(lambda t=followed.target, q=question, a=mine, s=took_s: t.take(q, a, s))
             if result is not None:
                 results[id(followed)] = result
                 followed.stamp_ns = source.stamp_ns

@@ -38,9 +38,9 @@ class Stark:
         features = self._features(frame, box)
         return Appearance({name: np.concatenate([value] * self._variant.templates) for name, value in features.items()})
 
-    def look(self, appearance: Appearance, frame: Frame, last: Box) -> Look:
+    def look(self, appearance: Appearance, frame: Frame, last: Box, zoom: float = 1.0) -> Look:
         """The search crop and its mask beside the features."""
-        region = search_region(frame, last, self._variant.search.factor, self._variant.search.size)
+        region = search_region(frame, last, zoom * self._variant.search.factor, self._variant.search.size)
         inputs = {
             **appearance.inputs,
             "search": sample_crop(frame, region),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ros2_tracker.engines.base import NamedArrays
@@ -35,7 +36,8 @@ class Question:
 
     frame: Frame
     stamp: float
-    look: Look
+    looks: tuple[Look, ...]
+    """First where the target should be; while it is LOST, further windows of the search for it."""
 
 
 class Target:
@@ -72,16 +74,16 @@ class Target:
         """
         question = self.ask(frame, stamp)
         started = time.perf_counter()
-        (outputs,) = self._network.infer([question.look])
+        outputs = self._network.infer(question.looks)
         return self.take(question, outputs, time.perf_counter() - started)
 
     def ask(self, frame: Frame, stamp: float) -> Question:
         """What the network is to be asked about a later frame; the state is unchanged."""
         memory = self._memory
-        return Question(frame, stamp, self._network.family.look(memory.appearance, frame, memory.box))
+        return Question(frame, stamp, (self._network.family.look(memory.appearance, frame, memory.box),))
 
-    def take(self, question: Question, outputs: NamedArrays, network_s: float) -> TrackResult:
-        """Go on with the network's answer, which took `network_s` seconds; errors as those of `update`."""
+    def take(self, question: Question, outputs: Sequence[NamedArrays], network_s: float) -> TrackResult:
+        """Go on with the network's answers, one a look, which took `network_s` seconds; errors as those of `update`."""
         memory, settings, family = self._memory, self.settings, self._network.family
         dt = question.stamp - memory.stamp
         moving = memory.motion
@@ -90,7 +92,7 @@ class Target:
             dt = motion.MAX_STEP_S if dt > 0.0 else 0.0
         predicted = motion.predict(moving, dt, settings.motion)
 
-        proposal = family.proposal(question.look, outputs)
+        proposal = family.proposal(question.looks[0], outputs[0])
         box = proposal.box
         certain = motion.measurement_noise(box, 1.0, settings.motion)
         signals = signals_of(proposal, motion.center_distance(predicted, box, certain))
