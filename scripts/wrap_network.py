@@ -5,12 +5,11 @@ The stand-in network was delivered with normalised float NCHW inputs `z`, `x` an
 This puts the normalisation in front (inputs `template`, `search`: (1, S, S, 3) uint8 RGB) and the activations behind
 (`score_map` = sigmoid(c), (1, F, F); `ltrb` = softplus(r) / 4, (1, 4, F, F)), so that a frame costs one small copy in.
 
-With `--batch N` one run handles N targets, with the answers of N runs; a graph that is wrapped already, such as the
-shipped one, gets its batch alone. On a GPU that is the faster way for several targets. On a CPU it takes as long.
+With `--batch any` one run handles any number of targets, with `--batch N` that many, with the answers of single runs; a
+graph that is wrapped already, such as the shipped one, gets its batch alone.
 
-Examples: python scripts/wrap_network.py onestream-192-raw.onnx ros2_tracker/weights/onestream-192.onnx
+Examples: python scripts/wrap_network.py onestream-192-raw.onnx ros2_tracker/weights/onestream-192.onnx --batch any
           python scripts/wrap_network.py ros2_tracker/weights/onestream-192.onnx onestream-192.b4.onnx --batch 4
-          ros2-tracker bench --weights onestream-192.b4.onnx --targets 4
 (needs `pip install onnx`)
 """
 
@@ -21,6 +20,8 @@ import argparse
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from ros2_tracker.engines.origin import ANY_BATCH, BATCH_AXIS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -66,8 +67,8 @@ def wrap(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def set_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
-    """The model of one target, changed in place to handle `batch` of them in a run, exactly.
+def set_batch(model: onnx.ModelProto, batch: int | None) -> onnx.ModelProto:
+    """The model, changed in place to handle `batch` targets in a run, exactly, or any number of them with None.
 
     ValueError when it is quantised at run time: all targets of a run would share one scale.
     """
@@ -82,11 +83,23 @@ def set_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
                 shape[0] = 0  # Reshape's word for "as it is"
                 node.attribute[0].t.CopyFrom(numpy_helper.from_array(shape))
     for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = batch
+        axis = value.type.tensor_type.shape.dim[0]
+        if batch is None:
+            axis.dim_param = BATCH_AXIS
+        else:
+            axis.dim_value = batch
     graph.ClearField("value_info")
-    helper.set_model_props(model, {"precision": "fp32", "batch": str(batch)})
+    helper.set_model_props(model, {"precision": "fp32", "batch": ANY_BATCH if batch is None else str(batch)})
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _batch(text: str) -> int | None:
+    if text == ANY_BATCH:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of at least 1 nor {ANY_BATCH!r}")
+    return int(text)
 
 
 def main() -> None:
@@ -94,15 +107,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
     parser.add_argument("target")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="targets a run handles (default: 1)")
+    parser.add_argument("--batch", type=_batch, default=1, metavar="N|any", help="targets a run handles (default: 1)")
     arguments = parser.parse_args()
-    if arguments.batch < 1:
-        parser.error(f"--batch is {arguments.batch}, must be at least 1")
     model = onnx.load(arguments.source)
     if {value.name for value in model.graph.input} == {"z", "x"}:
         model = wrap(model)
-    if arguments.batch > 1:
-        model = set_batch(model, arguments.batch)
+    model = set_batch(model, arguments.batch)
     onnx.save(model, arguments.target)
 
 

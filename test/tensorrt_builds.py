@@ -10,6 +10,8 @@ import sys
 
 import tensorrt_rtx as trt
 
+BATCH_OF_FREE = 1
+
 
 class Logger(trt.ILogger):
     def __init__(self):
@@ -32,6 +34,10 @@ def build(logger, file):
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(file):
         return {"file": file, "errors": [str(parser.get_error(i)) for i in range(parser.num_errors)]}
+    for i in range(network.num_inputs):  # as `engines.tensorrt_build` does
+        tensor = network.get_input(i)
+        if tensor.shape[0] == -1:
+            tensor.shape = (BATCH_OF_FREE, *tuple(tensor.shape)[1:])
     plan = builder.build_serialized_network(network, builder.create_builder_config())
     told = [message for _, message in logger.messages]
     return {

@@ -21,7 +21,10 @@ Progress = Callable[[str, float | None], None]
 """Told what happens, for people, and how much of it is done in [0, 1]; None where that is not known."""
 
 NamedArrays = Mapping[str, NDArray]
-"""Inputs or outputs of a network for one target, by name, without the batch axis."""
+"""Inputs or outputs of a network for one target, by name, without the batch axis.
+
+A `patch.Patch` counts as the array that NumPy makes of it.
+"""
 
 
 class Engine(Protocol):
@@ -40,7 +43,7 @@ class Engine(Protocol):
     """Name -> shape of each output, with the batch axis."""
 
     def run(self, targets: Sequence[NamedArrays]) -> list[NamedArrays]:
-        """Run the network once for `batch` targets.
+        """Run the network once for `batch` targets, or for any number where that is None.
 
         The arrays must not be written to afterwards: an engine may keep what it uploaded for as long as it is handed
         the same array again, as it is with templates. The returned arrays belong to the caller.
@@ -58,12 +61,14 @@ class Engines:
     """Of the arithmetic."""
     reason: str = ""
     """Why these, for people."""
+    takes_patches: bool = False
+    """`per_frame` resamples search crops by itself: `search` may be a `patch.Patch`."""
 
 
 def stacked(targets: Sequence[NamedArrays]) -> dict[str, NDArray]:
     """Inputs with a batch axis; those of a single target are not copied."""
     if len(targets) == 1:
-        return {name: value[None] for name, value in targets[0].items()}
+        return {name: np.asarray(value)[None] for name, value in targets[0].items()}
     return {name: np.stack([inputs[name] for inputs in targets]) for name in targets[0]}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ros2_tracker.engines.base import EngineError, Progress
+from ros2_tracker.engines.batches import SEVERAL
 from ros2_tracker.engines.cache import EngineCache
 from ros2_tracker.engines.load import EngineSettings, Option, list_options, load_engines
 from ros2_tracker.engines.origin import batch_of, check_origin, read_metadata
@@ -58,13 +59,13 @@ def build_ahead(
         load_engines(variant, settings, progress, cancel)
     target = find_target(settings.gpu, ahead=without_gpu)
     cache = EngineCache(settings.cache_dir)
-    graphs = [(option.file, variant.name)]
+    batch = batch_of(read_metadata(option.file))
+    graphs = [(option.file, variant.name, each) for each in ((1, SEVERAL) if batch is None else (batch,))]
     beside = template_graph(option.file)
     if beside.is_file():
-        graphs.append((beside, f"{variant.name}-template"))
+        graphs.append((beside, f"{variant.name}-template", batch_of(read_metadata(beside)) or 1))
     built = []
-    for graph, name in graphs:
-        batch = batch_of(read_metadata(graph))
+    for graph, name, batch in graphs:
         stored = obtain_plan(target, graph, name, option.precision, batch, cache, progress, cancel)
         file = cache.folder / engine_key(target, graph, name, option.precision, batch).file_name
         elapsed, started = time.perf_counter() - started, time.perf_counter()

@@ -62,7 +62,7 @@ class EngineKey:
     name: str
     """Of the model and graph, for people; letters, digits, `.`, `_` and `-`."""
     graph_sha256: str
-    """Of the ONNX file, in hex. Its content fixes the input shapes."""
+    """Of the ONNX file, in hex. Its content fixes the input shapes, but for a batch that it leaves open."""
     flavour: str
     """`tensorrt` or `tensorrt_rtx`."""
     version: str

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from ros2_tracker.engines.base import ENGINES, PRECISIONS, Engine, EngineError, Engines, Progress
+from ros2_tracker.engines.batches import SEVERAL, OneOrSeveral
 from ros2_tracker.engines.origin import batch_of, check_origin, read_metadata
 from ros2_tracker.models.variant import (
     EXPLICIT_INT8,
@@ -296,14 +297,35 @@ def _load_tensorrt(
     def template_test(engine: Engine) -> str:
         return accepted(features_test(engine, reference().per_template, option.precision))
 
-    per_frame = load(option.file, variant.name, batch=batch_of(metadata), self_test=frame_test)
+    load_frame = partial(load, option.file, variant.name, self_test=frame_test)
+    batch = batch_of(metadata)
+    per_frame = load_frame(batch=batch) if batch else _one_and_several(load_frame, variant, progress, cancel)
     if "template" in per_frame.inputs:
         return Engines(per_frame)
     beside = template_graph(option.file)
     metadata = read_metadata(beside)
     check_origin(variant, beside, metadata)
     name = f"{variant.name}-template"
-    return Engines(per_frame, load(beside, name, batch=batch_of(metadata), self_test=template_test))
+    return Engines(per_frame, load(beside, name, batch=batch_of(metadata) or 1, self_test=template_test))
+
+
+def _one_and_several(
+    load: Callable[..., Engine], variant: Variant, progress: Progress, cancel: threading.Event | None
+) -> Engine:
+    """Engines of a graph that takes any number of targets, for one and, where it can be had, for several."""
+    one = load(batch=1)
+
+    def told(phase: str, fraction: float | None) -> None:
+        progress(f"{phase}, for {SEVERAL} targets", fraction)
+
+    several = None
+    try:
+        several = load(batch=SEVERAL, progress=told)
+    except EngineError as error:
+        if cancel is not None and cancel.is_set():
+            raise
+        _log.warning("several targets of %s run one after another: %s", variant.name, error)
+    return OneOrSeveral(one, lambda: several)
 
 
 def _load_torch(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ros2_tracker.engines.base import EngineError, Engines, NamedArrays, stacked, unstacked
+from ros2_tracker.engines.base import Engine, EngineError, Engines, NamedArrays, stacked, unstacked
+from ros2_tracker.engines.batches import OneOrSeveral, OtherEngine, SideBySide
 from ros2_tracker.engines.cache import EngineCache
-from ros2_tracker.engines.origin import check_origin, read_metadata
+from ros2_tracker.engines.origin import BATCH_AXIS, batch_of, check_origin, read_metadata
 from ros2_tracker.models.digest import file_sha256
 from ros2_tracker.models.variant import Variant, template_graph
+
+_log = logging.getLogger(__name__)
 
 # More threads than this do not speed up one small network, and the camera driver needs cores too.
 _MAX_THREADS = 4
@@ -28,16 +32,25 @@ class OnnxRuntimeEngine:
     """One ONNX graph in one session."""
 
     def __init__(
-        self, graph: Path, threads: int = 0, gpu: int | None = None, tensorrt: Mapping[str, Any] | None = None
+        self,
+        graph: Path,
+        threads: int = 0,
+        gpu: int | None = None,
+        tensorrt: Mapping[str, Any] | None = None,
+        batch: int | None = 1,
     ) -> None:
         """Load `graph`, for the CPU or for the GPU of that number, there through TensorRT with these options of it.
 
+        `batch` is for a graph that takes any number of targets: with None it goes on to, more slowly for a single one.
         EngineError when onnxruntime is missing or refuses the file.
         """
         onnxruntime = _imported()
         if not graph.is_file():
             raise EngineError(f"the network file {graph} does not exist")
         options = session_options(threads)
+        if batch is not None:
+            # Then its optimised graph is that of a fixed batch. A graph without this axis takes no notice.
+            options.add_free_dimension_override_by_name(BATCH_AXIS, batch)
         providers: list[Any] = ["CPUExecutionProvider"]
         if gpu is not None:
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": gpu}))
@@ -57,6 +70,7 @@ class OnnxRuntimeEngine:
             raise EngineError(f"onnxruntime {onnxruntime.__version__} cannot use GPU {gpu}")
         if tensorrt is not None and "TensorrtExecutionProvider" not in used:
             raise EngineError(f"onnxruntime {onnxruntime.__version__} cannot use TensorRT on GPU {gpu}")
+        self.threads = options.intra_op_num_threads
         where = f"CPU, {options.intra_op_num_threads} threads" if gpu is None else f"GPU {gpu}"
         where = f"TensorRT on {where}" if tensorrt is not None else where
         self.description = f"onnxruntime {onnxruntime.__version__}, {where}, {graph.name}"
@@ -122,16 +136,52 @@ def load_onnx_engines(
             those that lie in its place.
 
     """
-    check_origin(variant, graph, read_metadata(graph))
+    metadata = read_metadata(graph)
+    check_origin(variant, graph, metadata)
     engine = OnnxRuntimeEngine(graph, threads, gpu, tensorrt and tensorrt(graph))
-    loaded = [engine]
-    if "template" not in engine.inputs:
-        beside = template_graph(graph)
-        if not beside.is_file():
-            raise EngineError(f"{graph} needs the template graph {beside}, which does not exist: export both again")
-        check_origin(variant, graph, read_metadata(beside))
-        loaded.append(OnnxRuntimeEngine(beside, threads, gpu, tensorrt and tensorrt(beside)))
-    return Engines(*loaded)
+    per_frame = engine if tensorrt else _for_several(engine, graph, batch_of(metadata), gpu)
+    if "template" in engine.inputs:
+        return Engines(per_frame)
+    beside = template_graph(graph)
+    if not beside.is_file():
+        raise EngineError(f"{graph} needs the template graph {beside}, which does not exist: export both again")
+    check_origin(variant, graph, read_metadata(beside))
+    return Engines(per_frame, OnnxRuntimeEngine(beside, threads, gpu, tensorrt and tensorrt(beside)))
+
+
+def _for_several(one: OnnxRuntimeEngine, graph: Path, batch: int | None, gpu: int | None) -> Engine:
+    """The engine of a graph of that batch, for any number of targets."""
+    if batch is None:
+        return OneOrSeveral(one, _another(graph, one.threads, gpu, batch=None))
+    if one.batch == 1 and gpu is None and one.threads > 1:
+        return SideBySide(one, _another(graph, 1), one.threads)
+    return one
+
+
+def _another(graph: Path, threads: int, gpu: int | None = None, batch: int | None = 1) -> OtherEngine:
+    """Makes another session later, if the file is still the one that it is now: most trackers never need it."""
+    seen = _identity(graph)
+
+    def make() -> OnnxRuntimeEngine | None:
+        if _identity(graph) != seen:
+            _log.warning("%s was changed since it was loaded: several targets run one after another", graph)
+            return None
+        try:
+            return OnnxRuntimeEngine(graph, threads, gpu, batch=batch)
+        except EngineError as error:
+            _log.warning("several targets run one after another: %s", error)
+            return None
+
+    return make
+
+
+def _identity(file: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced or rewritten; None when it is not there."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _imported() -> ModuleType:

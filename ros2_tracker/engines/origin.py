@@ -12,6 +12,10 @@ from ros2_tracker.models.variant import Variant, find_weights
 
 # Numbers of fields in onnx.proto: ModelProto.metadata_props, and key and value of its entries.
 _METADATA, _KEY, _VALUE = 14, 1, 2
+ANY_BATCH = "any"
+"""What the metadata of a graph that takes any number of targets says of its batch."""
+BATCH_AXIS = "batch"
+"""The name of the first axis of such a graph's inputs and outputs."""
 _SKIPPED_BYTES = {1: 8, 5: 4}
 """Of Protocol Buffers' wire types of fixed length."""
 
@@ -33,9 +37,10 @@ def read_metadata(graph: Path) -> dict[str, str]:
         raise EngineError(f"{graph} is no ONNX file: {error}") from error
 
 
-def batch_of(metadata: Mapping[str, str]) -> int:
-    """Targets that one run of a graph handles; 1 for graphs that do not say."""
-    return int(metadata.get("batch", 1))
+def batch_of(metadata: Mapping[str, str]) -> int | None:
+    """Targets that one run of a graph handles, None for any number; 1 for graphs that do not say."""
+    batch = metadata.get("batch", "1")
+    return None if batch == ANY_BATCH else int(batch)
 
 
 def check_origin(variant: Variant, graph: Path, metadata: Mapping[str, str]) -> None:

@@ -1,7 +1,8 @@
 """Whether an engine computes what its reference computes: asked of every engine that was built for a machine.
 
 The inputs are drawn here, always the same: a template, and search regions that show the target somewhere, some with a
-border outside the image.
+border outside the image. An engine that takes several targets is asked about each alone and about all in one run. One
+that cuts crops itself gets their source pixels.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ros2_tracker.engines.base import Engine, EngineError, Engines, NamedArrays
+from ros2_tracker.engines.batches import run_all
+from ros2_tracker.engines.patch import Axis, Patch
 from ros2_tracker.models.window import hann_window
 
 TOLERANCES: Mapping[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "int8": 1e-1}
@@ -63,8 +66,14 @@ def self_test(tested: Engines, reference: Engines, precision: str) -> SelfTest:
     """
     _require_same_names(tested.per_frame, reference.per_frame)
     worst = SelfTest(0.0, "no difference", TOLERANCES[precision])
-    for case in range(_CASES):
-        worst = _worse(worst, _errors(_answer(tested, case), _answer(reference, case)), case, precision)
+    asked, believed = ([_question(engines, case) for case in range(_CASES)] for engines in (tested, reference))
+    expected = [_filled(reference.per_frame, question) for question in believed]
+    answers = {"": [_filled(tested.per_frame, question) for question in asked]}
+    if tested.per_frame.batch != 1:
+        answers[" beside others"] = run_all(tested.per_frame, asked)
+    for how, given in answers.items():
+        for case, answer in enumerate(given):
+            worst = _worse(worst, _errors(answer, expected[case]), f"case {case + 1}{how}", precision)
     return worst
 
 
@@ -79,7 +88,7 @@ def features_test(tested: Engine, reference: Engine, precision: str) -> SelfTest
         for name, value in expected.items():
             scale = max(float(np.abs(np.asarray(value, np.float64)).max()), 1e-3)
             errors[name] = _largest(actual[name], value) / scale
-        worst = _worse(worst, errors, case, precision)
+        worst = _worse(worst, errors, f"case {case + 1}", precision)
     return worst
 
 
@@ -97,17 +106,17 @@ def _require_same_names(tested: Engine, reference: Engine) -> None:
             raise EngineError(f"self-test: the {kind} are {sorted(ours)}, those of the reference {sorted(theirs)}")
 
 
-def _worse(worst: SelfTest, errors: Mapping[str, float], case: int, precision: str) -> SelfTest:
+def _worse(worst: SelfTest, errors: Mapping[str, float], where: str, precision: str) -> SelfTest:
     for name, error in errors.items():
         tolerance = (MAP_TOLERANCES if name == "score_map" else TOLERANCES)[precision]
         # NaN is the worst.
         if not math.isnan(worst.error) and not error / tolerance <= worst.error / worst.tolerance:
-            worst = SelfTest(error, f"{name} of case {case + 1}", tolerance)
+            worst = SelfTest(error, f"{name} of {where}", tolerance)
     return worst
 
 
-def _answer(engines: Engines, case: int) -> NamedArrays:
-    """One case through an engine: the same crops for every engine, features of its own."""
+def _question(engines: Engines, case: int) -> NamedArrays:
+    """What an engine is asked in one case: the same crops for every engine, features of its own."""
     shapes = engines.per_frame.inputs
     side = _side(shapes, "search")
     search = _background(np.random.default_rng([_SEED, case, 1]), side)
@@ -122,7 +131,16 @@ def _answer(engines: Engines, case: int) -> NamedArrays:
         for name, value in _filled(engines.per_template, shown).items():
             count = shapes[f"template_{name}"][1] or len(value)
             inputs[f"template_{name}"] = np.concatenate([value] * (count // len(value)))
-    return _filled(engines.per_frame, inputs)
+    if engines.takes_patches:
+        inputs["search"] = _still_to_cut(search)
+    return inputs
+
+
+def _still_to_cut(search: NDArray[np.uint8]) -> Patch:
+    """A patch that is exactly this crop when it is cut: of BGR pixels, twice as many each way."""
+    source = np.repeat(np.repeat(search[..., ::-1], 2, axis=0), 2, axis=1)
+    axis = Axis(0.5, 2.0)
+    return Patch(source, (2, 1, 0), axis, axis, len(search), (0.0, 0.0, 0.0), lambda: search)
 
 
 def _shown_template(engine: Engine, case: int) -> NamedArrays:

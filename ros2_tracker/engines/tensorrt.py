@@ -48,10 +48,10 @@ def load_tensorrt_engine(
     """The engine of a graph on this machine's GPU, from the cache or built now.
 
     Args:
-        graph: the ONNX file, weights inside, batch fixed.
+        graph: the ONNX file, weights inside.
         name: of the model and graph, for the cache's file names.
         precision: of the graph.
-        batch: of the graph.
+        batch: of the graph, or any where it takes any.
         cache: None: the default one.
         device: CUDA's number of the GPU.
         progress: of the build; see `build_plan`.

@@ -152,7 +152,7 @@ def build_plan(
 
     Raises:
         BuildCancelledError: `cancel` was set.
-        EngineError: the graph changed since the key was made, has a free dimension or another batch than the key's,
+        EngineError: the graph changed since the key was made, has a free dimension or a batch other than the key's,
             TensorRT does not know an operation, or the build fails; the text has TensorRT's own words.
 
     """
@@ -173,7 +173,7 @@ def build_plan(
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     _parse(parser, data, graph, logger)
-    _check_shapes(network, graph, key.batch)
+    _fix_batch(network, graph, key.batch)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_MIB << 20)
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is to mean fp32
@@ -236,12 +236,19 @@ def _parse(parser: Any, data: bytes, graph: Path, logger: Any) -> None:
         raise EngineError(_failure(f"TensorRT cannot read {graph}", said or logger.errors))
 
 
-def _check_shapes(network: Any, graph: Path, batch: int) -> None:
+def _fix_batch(network: Any, graph: Path, batch: int) -> None:
+    """Give inputs with a free batch this one, before anything is built; EngineError for other shapes.
+
+    TensorRT then builds as if the graph had been exported so. A range of batches would be one engine for all, but of
+    kernels chosen for the whole range, and its frames could not be recorded once.
+    """
     for i in range(network.num_inputs):
         tensor = network.get_input(i)
         shape = tuple(tensor.shape)
+        if shape[:1] == (-1,):
+            tensor.shape = shape = (batch, *shape[1:])
         if min(shape, default=1) < 1:
-            raise EngineError(f"{graph}: input {tensor.name} has the shape {shape}: export it with a fixed batch")
+            raise EngineError(f"{graph}: input {tensor.name} has the shape {shape}: only its batch may be free")
         if shape[:1] != (batch,):
             raise EngineError(f"{graph}: input {tensor.name} has the shape {shape}, which is not a batch of {batch}")
 

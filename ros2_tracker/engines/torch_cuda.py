@@ -2,19 +2,22 @@
 
 A frame is some two hundred small kernels, and launching them one by one takes ten times as long as running them. A
 captured graph is launched at once. It reads from and writes to fixed buffers, so each run is: copy what is new into
-pinned memory, upload it, launch, wait. With `compiled`, torch.compile makes fewer, larger kernels of them.
+pinned memory, upload it, launch, wait. Search crops are cut in the graph, from their source pixels (`torch_crop`). With
+`compiled`, torch.compile makes fewer, larger kernels of it all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ros2_tracker.engines.base import EngineError, Engines, NamedArrays
+from ros2_tracker.engines.patch import Patch
+from ros2_tracker.engines.torch_crop import CutGraph, pack, row_bytes
 from ros2_tracker.models.graphs import Graph, example_inputs, graphs_of
 from ros2_tracker.models.prepare import halve_products, prepared
 from ros2_tracker.models.variant import Variant
@@ -36,16 +39,25 @@ class CudaEngine:
         half: bool,
         description: str,
         compiled: bool = False,
+        cuts: bool = False,
     ) -> None:
-        """`graph` lies on `device`; `examples` are one set of its inputs; `half`: after `halve_products`."""
+        """`graph` lies on `device`; `examples` are one set of its inputs; `half`: after `halve_products`.
+
+        `cuts`: search crops are cut there, so that `search` may be a `patch.Patch`.
+        """
+        examples = dict(zip(graph.inputs, examples, strict=True))
+        self.inputs: Mapping[str, tuple[int | None, ...]] = _shapes(examples)
+        self._crop_size = examples["search"].shape[1] if cuts else None
+        if self._crop_size is not None:
+            graph = CutGraph(graph, self._crop_size)
+            examples["search"] = torch.zeros(1, row_bytes(self._crop_size), dtype=torch.uint8, device=device)
         self._graph = graph
         self._compiled = compiled_graph(graph) if compiled else None
         self._half = half
         self._device = device
-        self._examples = dict(zip(graph.inputs, examples, strict=True))
+        self._examples = examples
         self._lanes: dict[int, _Lane] = {}
         lane = self._lane(1)
-        self.inputs: Mapping[str, tuple[int | None, ...]] = _shapes(self._examples)
         self.outputs: Mapping[str, tuple[int | None, ...]] = _shapes(lane.results)
         self.description = description
 
@@ -58,7 +70,7 @@ class CudaEngine:
             # Compiling takes a minute, which a target that comes later cannot wait for.
             graph = self._compiled if count == 1 and self._compiled is not None else self._graph
             try:
-                self._lanes[count] = _Lane(graph, self._examples, count, self._device, self._half)
+                self._lanes[count] = _Lane(graph, self._examples, count, self._device, self._half, self._crop_size)
             except torch.cuda.OutOfMemoryError as error:
                 raise EngineError(f"{count} targets do not fit into the memory of {self._device}") from error
             except RuntimeError as error:
@@ -69,7 +81,13 @@ class CudaEngine:
 
 
 def cuda_engines(
-    network: nn.Module, variant: Variant, device: torch.device, precision: str, name: str, compiled: bool = False
+    network: nn.Module,
+    variant: Variant,
+    device: torch.device,
+    precision: str,
+    name: str,
+    compiled: bool = False,
+    cuts: bool = True,
 ) -> Engines:
     """Engines of a network in evaluation, which is not changed.
 
@@ -80,6 +98,7 @@ def cuda_engines(
         precision: fp32 or fp16.
         name: of the weights, for people.
         compiled: let torch.compile fuse the operations of a run for one target, a minute or so at the start.
+        cuts: search crops are cut on the GPU, from the source pixels under them; see `torch_crop`.
 
     Raises:
         EngineError: it cannot be compiled, or does not fit into the GPU's memory.
@@ -92,12 +111,13 @@ def cuda_engines(
     with torch.autocast("cuda", torch.float16, enabled=half):
         for_frame, for_template = example_inputs(variant, per_template, device=device)
     gpu = torch.cuda.get_device_name(device)
-    how = "compiled, CUDA graphs" if compiled else "CUDA graphs"
+    how = ", ".join(["compiled"] * compiled + ["CUDA graphs"] + ["crops cut there"] * cuts)
     description = f"torch {torch.__version__}, {gpu}, {precision}, {how}, {name}"
-    engine = CudaEngine(per_frame, for_frame, device, half, description, compiled)
+    engine = CudaEngine(per_frame, for_frame, device, half, description, compiled, cuts)
     if per_template is None:
-        return Engines(engine)
-    return Engines(engine, CudaEngine(per_template, for_template, device, half, description, compiled))
+        return Engines(engine, takes_patches=cuts)
+    for_features = CudaEngine(per_template, for_template, device, half, description, compiled)
+    return Engines(engine, for_features, takes_patches=cuts)
 
 
 def arranged(network: nn.Module, half: bool) -> nn.Module:
@@ -109,7 +129,7 @@ def arranged(network: nn.Module, half: bool) -> nn.Module:
     return halve_products(network).to(memory_format=torch.channels_last) if half else network
 
 
-def compiled_graph(graph: Graph, backend: str = "inductor") -> Graph:
+def compiled_graph(graph: Graph | CutGraph, backend: str = "inductor") -> Graph | CutGraph:
     """The same graph with kernels that torch.compile makes when it is first run, for the shapes of that run."""
     return torch.compile(graph, fullgraph=True, dynamic=False, backend=backend)
 
@@ -118,42 +138,83 @@ class _Lane:
     """Buffers and captured graph for one batch size."""
 
     def __init__(
-        self, graph: Graph, examples: Mapping[str, Tensor], count: int, device: torch.device, half: bool
+        self,
+        graph: Graph | CutGraph,
+        examples: Mapping[str, Tensor],
+        count: int,
+        device: torch.device,
+        half: bool,
+        crop_size: int | None,
     ) -> None:
+        """`crop_size`: the graph cuts its `search` crops of this size itself."""
         shapes = {name: (count, *example.shape[1:]) for name, example in examples.items()}
-        self._staging = {n: torch.zeros(shape, dtype=examples[n].dtype).pin_memory() for n, shape in shapes.items()}
-        self._inputs = {name: value.to(device) for name, value in self._staging.items()}
+        self._crop_size = crop_size
+        self._staging = {n: _pinned(torch.zeros(s, dtype=examples[n].dtype), device) for n, s in shapes.items()}
+        self._inputs = {name: torch.empty_like(value, device=device) for name, value in self._staging.items()}
+        for name, value in self._staging.items():
+            self._inputs[name].copy_(value)
         self._uploaded: dict[str, list[NDArray | None]] = {name: [None] * count for name in examples}
         """What lies in each input; held, so that no other array can take its place in memory."""
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         # Without its cache of casts, which a captured graph must not depend on; the large weights need no cast.
-        with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=half, cache_enabled=False):
+        casts = partial(torch.autocast, device.type, torch.float16, enabled=half, cache_enabled=False)
+        if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(self._stream):
-                for _ in range(_WARM_UP_RUNS):
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            for _ in range(_WARM_UP_RUNS if self._stream is not None else 1):
+                with casts():
                     made = graph(*self._inputs.values())
-            self._stream.synchronize()
+            self._wait()
             self.results = {
-                name: torch.empty(value.shape, dtype=value.dtype).pin_memory()
+                name: _pinned(torch.empty(value.shape, dtype=value.dtype), device)
                 for name, value in zip(graph.outputs, made, strict=True)
             }
-            self._captured = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._captured, stream=self._stream):
+
+        def frame() -> None:
+            with casts():
                 made = graph(*self._inputs.values())
-                for result, value in zip(self.results.values(), made, strict=True):
-                    result.copy_(value, non_blocking=True)
+            for result, value in zip(self.results.values(), made, strict=True):
+                result.copy_(value, non_blocking=True)
+
+        self._launch = self._recorded(frame)
 
     def run(self, targets: Sequence[NamedArrays]) -> list[NamedArrays]:
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             for name, uploaded in self._uploaded.items():
-                changed = [i for i, inputs in enumerate(targets) if inputs[name] is not uploaded[i]]
-                for i in changed:
-                    uploaded[i] = targets[i][name]
-                    self._staging[name][i].numpy()[...] = targets[i][name]
-                    self._inputs[name][i].copy_(self._staging[name][i], non_blocking=True)
-            self._captured.replay()
-        self._stream.synchronize()
-        return [{name: np.array(value[i]) for name, value in self.results.items()} for i in range(len(targets))]
+                for i, inputs in enumerate(targets):
+                    if inputs[name] is not uploaded[i]:
+                        uploaded[i] = self._upload(name, i, inputs[name])
+            self._launch()
+        self._wait()
+        return [{name: value[i].numpy().copy() for name, value in self.results.items()} for i in range(len(targets))]
+
+    def _upload(self, name: str, i: int, value: NDArray | Patch) -> NDArray | None:
+        """Begin to copy one target's input; returns what to hold, which a camera's buffer is not."""
+        staging, there = self._staging[name][i], self._inputs[name][i]
+        if name == "search" and self._crop_size is not None:
+            used = pack(staging.numpy(), value, self._crop_size)
+            staging, there = staging[:used], there[:used]
+        else:
+            staging.numpy()[...] = value
+        there.copy_(staging, non_blocking=True)
+        return None if isinstance(value, Patch) else value
+
+    def _recorded(self, work: Callable[[], None]) -> Callable[[], None]:
+        """`work` as a CUDA graph; on a CPU, where the rest of this class is tested, as it is."""
+        if self._stream is None:
+            return work
+        captured = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(captured, stream=self._stream):
+            work()
+        return captured.replay
+
+    def _wait(self) -> None:
+        if self._stream is not None:
+            self._stream.synchronize()
+
+
+def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int | None, ...]]:

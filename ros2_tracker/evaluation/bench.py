@@ -62,8 +62,10 @@ class BenchReport:
     """Width and height of the frames, px."""
     frames: int
     targets: int
+    runs: int
+    """Of the network in a frame, for all targets."""
     stages: dict[str, Latency]
-    """Per frame, for all targets: crops, one run of the network, decode with motion and reliability, and all of it."""
+    """Per frame, for all targets: crops, runs of the network, decode with motion and reliability, and all of it."""
     load_s: float
     """From asking for the model to a warmed-up network."""
     memory_before_mib: float
@@ -89,7 +91,8 @@ class BenchReport:
                 f"{machine['cpu']}, {machine['usable_cores']} of {machine['cores']} cores usable, "
                 f"Python {machine['python']}, NumPy {machine['numpy']}, OpenCV {machine['opencv']}",
                 f"{self.model} on {self.engine}, {self.frames} frames of {self.size[0]}x{self.size[1]}, "
-                f"{self.targets} target{'s' if self.targets != 1 else ''}",
+                f"{self.targets} target{'s' if self.targets != 1 else ''} in {self.runs} "
+                f"run{'s' if self.runs != 1 else ''} of the network a frame",
                 "",
                 *rows,
                 "",
@@ -167,6 +170,7 @@ def run_bench(
             size=size,
             frames=frames,
             targets=len(group.targets),
+            runs=each.network.count_runs(len(group.targets)),
             stages={stage: Latency.of(seconds) for stage, seconds in group.seconds.items()},
             load_s=each.load_s,
             memory_before_mib=each.before_mib,

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,6 +25,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from ros2_tracker.engines.base import EngineError
 from ros2_tracker.engines.export import export_onnx
+from ros2_tracker.engines.origin import batch_of
 from ros2_tracker.evaluation.synthetic import SyntheticClip
 from ros2_tracker.models.build import load_network
 from ros2_tracker.models.digest import file_sha256
@@ -116,7 +118,8 @@ class ExportReport:
 
     model: str
     precision: str
-    batch: int
+    batch: int | None
+    """Targets that one run handles; None for any number."""
     weights: str
     files: dict[str, int]
     """Path -> size, bytes."""
@@ -137,7 +140,7 @@ def export_checked(
     weights: Path,
     output: Path,
     precision: str = "fp32",
-    batch: int = 1,
+    batch: int | None = None,
     check: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ExportReport:
@@ -148,7 +151,7 @@ def export_checked(
         weights: its safetensors file.
         output: the ONNX file.
         precision: as `engines.export.export_onnx` has it, and the batch too.
-        batch: targets that one run handles.
+        batch: targets that one run handles; None for any number.
         check: whether to compare with torch.
         progress: told each step, for people.
 
@@ -196,18 +199,20 @@ def check_export(
         network: in evaluation, on the CPU; it is not changed.
         variant: whose network it is.
         files: as `export_onnx` returned them.
-        questions: at least one; the last is repeated to fill the graph's batch.
+        questions: at least one; the last is repeated to fill the graph's batch. A graph of any batch is asked the
+            first alone, and all others in one run.
         threads: of ONNX Runtime; 0 lets it choose.
 
     """
     exported = [_OnnxGraph(file, threads) for file in files]
     graphs = [graph for graph in graphs_of(network) if graph is not None]
     crops = [_crops(variant, question) for question in questions]
-    batch, precision = int(exported[0].metadata["batch"]), exported[0].metadata["precision"]
+    batch, precision = batch_of(exported[0].metadata), exported[0].metadata["precision"]
+    starts = range(0, len(crops), batch) if batch else [0, 1][: len(crops)]
     errors: list[_Errors] = []
-    for start in range(0, len(crops), batch):
-        group = crops[start : start + batch]
-        actual = _answers(variant, exported, group + group[-1:] * (batch - len(group)))
+    for start, end in pairwise([*starts, len(crops)]):
+        group = crops[start:end]
+        actual = _answers(variant, exported, group + group[-1:] * ((batch or 0) - len(group)))
         for i, crop in enumerate(group):
             one = {name: value[i] for name, value in actual.items()}
             if isinstance(graphs[0], OSTrackGraph | MultiStageSearchGraph):

@@ -151,7 +151,6 @@ def quantize_checked(
         runs = _runs(calibration.looks, network.engine.batch or 1)
         metadata = {
             "variant": variant.name,
-            "batch": str(network.engine.batch or 1),
             "ros2_tracker": ros2_tracker.__version__,
             "calibration_frames": str(len(calibration.looks)),
         }

@@ -35,6 +35,20 @@ class ColorOrder(Enum):
         """Number of channels, 1 for GRAY."""
         return 1 if self is ColorOrder.GRAY else len(self.value)
 
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Which channel is red, green, blue."""
+        if self is ColorOrder.GRAY:
+            return (0, 0, 0)
+        return (self.value.index("r"), self.value.index("g"), self.value.index("b"))
+
+    def fill_rgb(self, rgb: tuple[float, float, float]) -> tuple[float, float, float]:
+        """The colour `rgb` (0..255) as it comes back from pixels of this order: whole numbers, grey if GRAY."""
+        if self is ColorOrder.GRAY:
+            rgb = self.fill_value(rgb) * 3
+        r, g, b = (float(round(value)) for value in rgb)
+        return (r, g, b)
+
     def fill_value(self, rgb: tuple[float, float, float]) -> tuple[float, ...]:
         """The colour `rgb` (0..255) as this order writes it: opaque if it has alpha, BT.601 luma if GRAY.
 

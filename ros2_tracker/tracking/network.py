@@ -8,11 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from ros2_tracker.engines.base import Engine, EngineError, Engines, NamedArrays, Progress
+from ros2_tracker.engines.batches import count_runs, run_all
 from ros2_tracker.engines.load import EngineSettings, load_engines
+from ros2_tracker.models.ibfp_settings import load_online_branch, online_settings
 from ros2_tracker.models.variant import Variant, load_variant
 from ros2_tracker.tracking.family import Family, Look
 from ros2_tracker.tracking.frame import ArrayFrame
 from ros2_tracker.tracking.geometry import Box
+from ros2_tracker.tracking.ibfp import Ibfp
+from ros2_tracker.tracking.inmo import CnnInMo, TransInMo
 from ros2_tracker.tracking.multistage import MultiStage
 from ros2_tracker.tracking.onestream import OneStream
 from ros2_tracker.tracking.ostrack import OSTrack
@@ -29,7 +33,7 @@ class TrackingNetwork:
         self.engine = engine = engines.per_frame
         self.reason = engines.reason
         """Why this engine, for people."""
-        self.family = _family(variant, engines.per_template)
+        self.family = _family(variant, engines.per_template, engines.takes_patches)
         _check_names(variant, "input", self.family.inputs, frozenset(engine.inputs), exactly=True)
         _check_names(variant, "output", self.family.outputs, frozenset(engine.outputs))
         size = engine.inputs["search"][1]
@@ -78,24 +82,27 @@ class TrackingNetwork:
 
     def infer(self, looks: Sequence[Look]) -> list[NamedArrays]:
         """The network's raw outputs for several targets, in as few runs as its batch allows."""
-        answers: list[NamedArrays] = []
-        size = self.engine.batch or len(looks)
-        for start in range(0, len(looks), size):
-            group = [look.inputs for look in looks[start : start + size]]
-            # A graph of a fixed batch is filled up; what it makes of the filling is not read.
-            answers += self.engine.run(group + group[-1:] * (size - len(group)))[: len(group)]
-        return answers
+        return run_all(self.engine, [look.inputs for look in looks])
+
+    def count_runs(self, looks: int) -> int:
+        """How often the network runs to answer so many looks."""
+        return count_runs(self.engine, looks)
 
 
-def _family(variant: Variant, template_engine: Engine | None) -> Family:
+def _family(variant: Variant, template_engine: Engine | None, lazy: bool) -> Family:
     if variant.family == "onestream":
-        return OneStream(variant)
+        return OneStream(variant, lazy)
     if variant.family == "ostrack":
-        return OSTrack(variant)
+        return OSTrack(variant, lazy)
+    if variant.family == "ibfp" and template_engine is not None:
+        settings = online_settings(variant)
+        return Ibfp(variant, template_engine, settings, load_online_branch(variant, settings))
+    if variant.family == "inmo" and template_engine is not None:
+        return (CnnInMo if variant.network["backbone"] == "resnet50" else TransInMo)(variant, template_engine)
     if variant.family == "multistage" and template_engine is not None:
-        return MultiStage(variant, template_engine)
+        return MultiStage(variant, template_engine, lazy)
     if variant.family == "stark" and template_engine is not None:
-        return Stark(variant, template_engine)
+        return Stark(variant, template_engine, lazy)
     raise EngineError(f"model {variant.name}: the family {variant.family} cannot be tracked with this network")
 
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ros2_tracker.tracking.frame import Frame, to_rgb
+from ros2_tracker.engines.patch import Axis, Patch
+from ros2_tracker.tracking.frame import ColorOrder, Frame, to_rgb
 from ros2_tracker.tracking.geometry import Box, BoxError, BoxOutsideImageError
 
 CLIP_MARGIN_PX = 10.0
 """A tracked box keeps this much inside the image, and is at least this large (SPEC 0.4)."""
+_BLACK = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +63,44 @@ def sample_crop(frame: Frame, region: SampleRegion) -> NDArray[np.uint8]:
         BoxOutsideImageError: no pixel of the image is under the region.
 
     """
-    top, bottom, left, right = region.paddings(frame.width, frame.height)
-    x1, y1 = region.x + region.side - right, region.y + region.side - bottom
+    paddings = region.paddings(frame.width, frame.height)
+    return _resized(*_pixels(frame, region, paddings), paddings, region.size)
+
+
+def lazy_sample_crop(frame: Frame, region: SampleRegion) -> Patch:
+    """The same for an engine that resamples by itself: not cut yet."""
+    top, _, left, _ = paddings = region.paddings(frame.width, frame.height)
+    pixels, order = _pixels(frame, region, paddings)
+    step = region.side / region.size
+    # Relative to the first pixel inside the image.
+    x, y = (
+        Axis(0.5 * step - 0.5 - padded, step, -padded, region.side - 1.0 - padded)
+        for padded in (float(left), float(top))
+    )
+    cut = partial(_resized, pixels, order, paddings, region.size)
+    return Patch(pixels, order.rgb, x, y, region.size, _BLACK, cut)
+
+
+def _pixels(
+    frame: Frame, region: SampleRegion, paddings: tuple[int, int, int, int]
+) -> tuple[NDArray[np.uint8], ColorOrder]:
+    """Those of the image under the region, without its paddings; BoxOutsideImageError where there is none."""
+    top, bottom, left, right = paddings
     if _misses(region, frame):
         raise BoxOutsideImageError(
             f"the {region.side} px region at ({region.x}, {region.y}) has no pixel of the "
             f"{frame.width}x{frame.height} image"
         )
-    pixels, order = frame.region(region.x + left, region.y + top, x1, y1)
-    if top or bottom or left or right:
-        black = order.fill_value((0.0, 0.0, 0.0))
-        pixels = cv2.copyMakeBorder(pixels, top, bottom, left, right, cv2.BORDER_CONSTANT, value=black)
-    return to_rgb(cv2.resize(pixels, (region.size, region.size)), order)
+    x1, y1 = region.x + region.side - right, region.y + region.side - bottom
+    return frame.region(region.x + left, region.y + top, x1, y1)
+
+
+def _resized(
+    pixels: NDArray[np.uint8], order: ColorOrder, paddings: tuple[int, int, int, int], size: int
+) -> NDArray[np.uint8]:
+    if any(paddings):
+        pixels = cv2.copyMakeBorder(pixels, *paddings, cv2.BORDER_CONSTANT, value=order.fill_value(_BLACK))
+    return to_rgb(cv2.resize(pixels, (size, size)), order)
 
 
 def search_region(frame: Frame, last: Box, factor: float, size: int) -> SampleRegion:

@@ -25,6 +25,7 @@ import ros2_tracker  # noqa: E402
 from ros2_tracker.engines import export  # noqa: E402
 from ros2_tracker.engines.base import EngineError  # noqa: E402
 from ros2_tracker.engines.export import export_onnx  # noqa: E402
+from ros2_tracker.engines.onnxruntime import load_onnx_engines  # noqa: E402
 from ros2_tracker.models.graphs import graphs_of  # noqa: E402
 from ros2_tracker.models.ostrack import Elimination, OSTrack, OSTrackSettings  # noqa: E402
 from ros2_tracker.models.prepare import fold_batch_norms, prepared, scale_similarity  # noqa: E402
@@ -63,11 +64,12 @@ def traced_once(traces, monkeypatch):
     """Tracing is what takes seconds: the same graph is traced once for all tests."""
     really_traced = export.traced
 
-    def traced(graph, inputs):
+    def traced(graph, inputs, any_batch=False):
         weights = tuple(float(p.detach().double().abs().sum()) for p in graph.parameters())
-        key = type(graph), getattr(graph.network, "elimination", None), tuple(i.shape for i in inputs), weights
+        shapes = tuple(i.shape for i in inputs)
+        key = type(graph), getattr(graph.network, "elimination", None), shapes, weights, any_batch
         if key not in traces:
-            traces[key] = ir.serde.serialize_model(really_traced(graph, inputs))
+            traces[key] = ir.serde.serialize_model(really_traced(graph, inputs, any_batch))
         return ir.serde.deserialize_model(copy.deepcopy(traces[key]))
 
     monkeypatch.setattr(export, "traced", traced)
@@ -100,10 +102,10 @@ def stark_answer(per_frame, per_template, variant, batch):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("elimination", [None, ELIMINATION])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_ostrack_graph_equals_torch(precision, elimination, batch, tmp_path):
+@pytest.mark.parametrize(("fixed", "batch"), [(1, 1), (None, 3)])
+def test_ostrack_graph_equals_torch(precision, elimination, fixed, batch, tmp_path):
     network = ostrack(elimination)
-    (path,) = export_onnx(network, load_variant("ostrack-b256"), tmp_path / "o.onnx", batch, precision)
+    (path,) = export_onnx(network, load_variant("ostrack-b256"), tmp_path / "o.onnx", fixed, precision)
     inputs = {"template": crops(128, batch), "search": crops(256, batch, seed=9)}
     expected = Torch(graphs_of(network)[0]).run(inputs)
     for actual in (Runtime(path).run(inputs), RoundedOnnx(path).run(inputs)):
@@ -116,12 +118,18 @@ def test_ostrack_graph_equals_torch(precision, elimination, batch, tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize(
-    ("name", "batch"),
-    [("stark-s50", 1), ("stark-st50", 1), ("stark-st50", 3), ("stark-lightning", 1), ("stark-lightning", 3)],
+    ("name", "fixed", "batch"),
+    [
+        ("stark-s50", 1, 1),
+        ("stark-st50", 1, 1),
+        ("stark-st50", None, 3),
+        ("stark-lightning", None, 1),
+        ("stark-lightning", None, 3),
+    ],
 )
-def test_stark_graphs_equal_torch(precision, name, batch, tmp_path):
+def test_stark_graphs_equal_torch(precision, name, fixed, batch, tmp_path):
     network, variant = stark(name), load_variant(name)
-    files = export_onnx(network, variant, tmp_path / "s.onnx", batch, precision)
+    files = export_onnx(network, variant, tmp_path / "s.onnx", fixed, precision)
     assert [file.name for file in files] == ["s.onnx", "s.template.onnx"]
     expected = stark_answer(*map(Torch, graphs_of(network)), variant, batch)
     for run_time in (Runtime, RoundedOnnx):
@@ -261,9 +269,16 @@ def test_metadata(tmp_path):
     assert found == [expected, expected | {"batch": "1"}]  # templates come one at a time
 
 
-def test_unknown_weights_are_not_in_the_metadata(tmp_path):
+def test_any_number_of_targets_unless_told_otherwise(tmp_path):
     (path,) = export_onnx(ostrack(), load_variant("ostrack-b256"), tmp_path / "o.onnx")
-    assert "weights_sha256" not in Runtime(path).session.get_modelmeta().custom_metadata_map
+    metadata = Runtime(path).session.get_modelmeta().custom_metadata_map
+    assert metadata["batch"] == "any"
+    assert "weights_sha256" not in metadata  # they are not known
+    engine = load_onnx_engines(load_variant("ostrack-b256"), path, threads=1).per_frame
+    targets = [{"template": crops(128, seed=i)[0], "search": crops(256, seed=10 + i)[0]} for i in range(3)]
+    for answer, target in zip(engine.run(targets), targets, strict=True):
+        for name, value in engine.run([target])[0].items():
+            np.testing.assert_allclose(answer[name], value, atol=1e-5, err_msg=name)
 
 
 def test_refused(tmp_path):
@@ -311,7 +326,7 @@ def test_the_exporter_is_quiet(tmp_path, capfd, caplog):
     untraced = ostrack(depth=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        export_onnx(untraced, load_variant("ostrack-b256"), tmp_path / "o.onnx", 2, "fp16", progress=steps.append)
+        export_onnx(untraced, load_variant("ostrack-b256"), tmp_path / "o.onnx", None, "fp16", progress=steps.append)
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

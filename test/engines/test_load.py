@@ -6,12 +6,14 @@ import contextlib
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ros2_tracker.engines import load
 from ros2_tracker.engines.base import EngineError
+from ros2_tracker.engines.batches import count_runs
 from ros2_tracker.engines.load import EngineSettings, list_options, load_engines, usable_options
-from ros2_tracker.engines.onnxruntime import load_onnx_engines
+from ros2_tracker.engines.onnxruntime import OnnxRuntimeEngine, load_onnx_engines
 from ros2_tracker.engines.origin import read_metadata
 from ros2_tracker.models.variant import WEIGHTS_DIR, WeightsMissingError, load_variant
 
@@ -234,6 +236,61 @@ def test_named_engine_is_not_replaced(folder: Path):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT is named")
     with pytest.raises(EngineError, match=r"(no|a) GPU .*used"):
         load_engines(DEFAULT, EngineSettings("tensorrt"))
+
+
+@pytest.fixture
+def built(gpu_file: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """TensorRT engines are ONNX Runtime's of the same batch here, and pass their self-tests; the batches asked for."""
+    from ros2_tracker.engines import tensorrt
+
+    batches = []
+
+    def load_instead(graph, name, precision, *, batch, cache, device, progress, cancel, self_test):
+        progress("building", 0.5)
+        batches.append(batch)
+        engine = OnnxRuntimeEngine(graph, 1, batch=batch)
+        assert "passed" in self_test(engine)
+        return engine
+
+    monkeypatch.setattr(load, "find_spec", lambda name: name)
+    monkeypatch.setattr(tensorrt, "load_tensorrt_engine", load_instead)
+    return batches
+
+
+def three_targets() -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(5)
+    sides = {"template": 128, "search": 256}
+    return [{name: rng.integers(0, 256, (side, side, 3), np.uint8) for name, side in sides.items()} for _ in range(3)]
+
+
+def test_tensorrt_has_an_engine_for_one_and_one_for_several(folder: Path, built: list[int]):
+    told = []
+    engines = load_engines(DEFAULT, EngineSettings("tensorrt", "fp32"), lambda phase, fraction: told.append(phase))
+    assert built == [1, 4]
+    assert [phase for phase in told if phase.startswith("building")] == ["building", "building, for 4 targets"]
+    targets, alone = three_targets(), OnnxRuntimeEngine(WEIGHTS_DIR / "onestream-192.onnx", 1)
+    assert [count_runs(engines.per_frame, count) for count in (1, 3, 4, 5)] == [1, 1, 1, 2]
+    for answer, target in zip(engines.per_frame.run(targets), targets, strict=True):
+        np.testing.assert_allclose(answer["score_map"], alone.run([target])[0]["score_map"], atol=1e-5)
+
+
+def test_without_an_engine_for_several_they_run_one_after_another(
+    folder: Path, built: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(OnnxRuntimeEngine, "__init__", refusing_batches(OnnxRuntimeEngine.__init__))
+    engines = load_engines(DEFAULT, EngineSettings("tensorrt", "fp32"))
+    assert count_runs(engines.per_frame, 3) == 3
+    assert len(engines.per_frame.run(three_targets())) == 3
+    assert "several targets of onestream-192 run one after another: the GPU has not enough memory" in caplog.text
+
+
+def refusing_batches(init):
+    def refuse(self, graph, threads=0, gpu=None, tensorrt=None, batch=1):
+        if batch not in (1, None):
+            raise EngineError("the GPU has not enough memory")
+        init(self, graph, threads, gpu, tensorrt, batch)
+
+    return refuse
 
 
 @pytest.mark.usefixtures("gpu_file")

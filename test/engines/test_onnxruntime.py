@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 
 from ros2_tracker.engines import onnxruntime as engine_module
 from ros2_tracker.engines.base import EngineError
-from ros2_tracker.engines.onnxruntime import OnnxRuntimeEngine, session_options
-from ros2_tracker.models.variant import WEIGHTS_DIR
+from ros2_tracker.engines.batches import count_runs, run_all
+from ros2_tracker.engines.onnxruntime import OnnxRuntimeEngine, load_onnx_engines, session_options
+from ros2_tracker.engines.origin import batch_of, read_metadata
+from ros2_tracker.models.variant import WEIGHTS_DIR, load_variant
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 FP32 = WEIGHTS_DIR / "onestream-192.onnx"
@@ -83,8 +86,16 @@ def wrapping():
     return script("wrap_network")
 
 
+def assert_same(answers: list[dict[str, np.ndarray]], expected: list[dict[str, np.ndarray]], error: float) -> None:
+    assert len(answers) == len(expected)
+    for answer, wanted in zip(answers, expected, strict=True):
+        for name, value in wanted.items():
+            np.testing.assert_allclose(answer[name], value, rtol=0.0, atol=error, err_msg=name)
+
+
 @pytest.fixture(scope="module")
 def four(wrapping, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped graph with a fixed batch of four, as `--batch 4` makes it."""
     import onnx
 
     file = tmp_path_factory.mktemp("batch") / "four.onnx"
@@ -92,21 +103,63 @@ def four(wrapping, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_one_run_is_as_good_as_four(four: Path):
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_shipped_graph_answers_several_targets_in_one_run(count: int):
+    engine = load_onnx_engines(load_variant("default"), FP32, threads=2).per_frame
+    alone = OnnxRuntimeEngine(FP32, threads=2)
+    asked = targets(count)
+    expected = [alone.run([target])[0] for target in asked]
+    assert_same(engine.run(asked), expected, 0.0 if count == 1 else 1e-5)
+    assert count_runs(engine, count) == 1
+    if count > 1:
+        different = np.abs(expected[0]["score_map"] - expected[1]["score_map"]).max()
+        assert different > 1e-3, "the targets look the same"
+
+
+def test_fixing_a_free_batch_changes_no_bit(wrapping, tmp_path: Path):
+    """The session for one target is that of a graph with a batch of one."""
+    import onnx
+
+    onnx.save(wrapping.set_batch(onnx.load(FP32), 1), tmp_path / "one.onnx")
+    asked = targets(2)
+    fixed, free = OnnxRuntimeEngine(tmp_path / "one.onnx", threads=1), OnnxRuntimeEngine(FP32, threads=1)
+    assert fixed.inputs == free.inputs
+    for target in asked:
+        assert_same(free.run([target]), fixed.run([target]), 0.0)
+
+
+@pytest.mark.parametrize(("threads", "count"), [(1, 3), (2, 1), (2, 2), (2, 5), (4, 3)])
+def test_quantised_targets_are_answered_as_if_alone(threads: int, count: int):
+    """Side by side: in one run they would share the scale of their activations."""
+    engine = load_onnx_engines(load_variant("default"), INT8, threads).per_frame
+    alone = OnnxRuntimeEngine(INT8, threads=1)
+    asked = targets(count)
+    assert_same(run_all(engine, asked), [alone.run([target])[0] for target in asked], 0.0)
+    assert count_runs(engine, count) == count
+
+
+def test_file_that_was_replaced_is_not_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    graph = tmp_path / "graph.onnx"
+    shutil.copy(INT8, graph)
+    engine = load_onnx_engines(load_variant("default"), graph, threads=2).per_frame
+    graph.write_bytes(b"of another network")
+    asked, alone = targets(2), OnnxRuntimeEngine(INT8, threads=2)
+    for _ in range(2):
+        assert_same(engine.run(asked), [alone.run([target])[0] for target in asked], 0.0)
+    (said,) = caplog.messages
+    assert "was changed since it was loaded: several targets run one after another" in said
+
+
+def test_fixed_batch(four: Path):
     asked = targets(4)
     single, batched = OnnxRuntimeEngine(FP32, threads=1), OnnxRuntimeEngine(four, threads=1)
     assert batched.batch == 4
-    expected, answers = [single.run([target])[0] for target in asked], batched.run(asked)
-    for answer, wanted in zip(answers, expected, strict=True):
-        for name, value in wanted.items():
-            np.testing.assert_allclose(answer[name], value, atol=1e-5, err_msg=name)
-    assert np.abs(answers[0]["score_map"] - answers[1]["score_map"]).max() > 1e-3, "the targets look the same"
+    assert_same(batched.run(asked), [single.run([target])[0] for target in asked], 1e-5)
 
 
-def test_graph_says_its_batch(four: Path):
-    from ros2_tracker.engines.origin import batch_of, read_metadata
-
-    assert batch_of(read_metadata(four)) == 4
+@pytest.mark.parametrize(("file", "batch"), [("four", 4), ("shipped", None)])
+def test_graph_says_its_batch(four: Path, file: str, batch: int | None):
+    assert batch_of(read_metadata(four if file == "four" else FP32)) == batch
 
 
 def test_fewer_targets_than_the_batch_are_filled_up(four: Path):
@@ -117,6 +170,7 @@ def test_fewer_targets_than_the_batch_are_filled_up(four: Path):
 
     batched = TrackingNetwork.load("default", EngineSettings("onnxruntime", weights=four, threads=1))
     single = TrackingNetwork.load("default", EngineSettings("onnxruntime", "fp32", threads=1))
+    assert [batched.count_runs(count) for count in (0, 1, 4, 5)] == [0, 1, 1, 2]
     frame = ArrayFrame(targets(1)[0]["search"])
     boxes = [Box(40.0 * i, 30.0, 50.0, 60.0) for i in range(5)]
     looks = [single.family.look(single.family.appearance(frame, box), frame, box) for box in boxes]
@@ -128,7 +182,6 @@ def test_tensorrt_builds_it(four: Path, tmp_path: Path):
     pytest.importorskip("tensorrt_rtx", reason="needs `pip install tensorrt-rtx`")
     from ros2_tracker.engines.build import build_ahead
     from ros2_tracker.engines.load import EngineSettings
-    from ros2_tracker.models.variant import load_variant
 
     tmp_path.chmod(0o700)
     settings = EngineSettings("tensorrt", "fp32", four, cache_dir=tmp_path)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ros2_tracker.engines.base import EngineError, Engines, NamedArrays
-from ros2_tracker.engines.onnxruntime import OnnxRuntimeEngine
+from ros2_tracker.engines.base import Engine, EngineError, Engines, NamedArrays
+from ros2_tracker.engines.onnxruntime import OnnxRuntimeEngine, load_onnx_engines
 from ros2_tracker.engines.self_test import self_test
-from ros2_tracker.models.variant import WEIGHTS_DIR
+from ros2_tracker.models.variant import WEIGHTS_DIR, load_variant
 
 
 class Spoilt:
@@ -72,6 +72,31 @@ def test_wrong_answers_fail(fp32: OnnxRuntimeEngine, spoil):
     assert result.where.startswith("ltrb" if spoil is other_distances else "score_map")
 
 
+@pytest.fixture(scope="module")
+def several() -> Engine:
+    """Takes any number of targets in one run."""
+    return load_onnx_engines(load_variant("default"), WEIGHTS_DIR / "onestream-192.onnx", threads=1).per_frame
+
+
+def test_engine_for_several_targets_passes(fp32: OnnxRuntimeEngine, several: Engine):
+    result = self_test(Engines(several), Engines(fp32), "fp32")
+    assert result.passed
+    assert result.error < 1e-4
+
+
+class Mixing(Spoilt):
+    """Answers as if every target of a run were the first."""
+
+    def run(self, targets: Sequence[NamedArrays]) -> list[NamedArrays]:
+        return self.engine.run(targets[:1] * len(targets))
+
+
+def test_targets_that_are_mixed_up_in_a_run_fail(fp32: OnnxRuntimeEngine, several: Engine):
+    result = self_test(Engines(Mixing(several, None)), Engines(fp32), "fp16")
+    assert not result.passed
+    assert result.where.endswith("beside others")
+
+
 @pytest.mark.parametrize("spoil", [nan_score, swapped_axes])
 def test_wrong_answers_fail_as_int8_too(fp32: OnnxRuntimeEngine, spoil):
     assert not self_test(Engines(Spoilt(fp32, spoil)), Engines(fp32), "int8").passed
@@ -91,7 +116,6 @@ def test_networks_with_template_features(name: str, keys: str, seed: int):
 
     from ros2_tracker.engines.torch import torch_engines
     from ros2_tracker.models.build import build_network
-    from ros2_tracker.models.variant import load_variant
 
     variant = load_variant(name)
 
@@ -118,7 +142,6 @@ def test_arithmetic_of_the_gpu_engine_on_the_cpu(name: str, keys: str, seed: int
     from ros2_tracker.models.build import build_network
     from ros2_tracker.models.graphs import example_inputs, graphs_of
     from ros2_tracker.models.prepare import halve_products, prepared
-    from ros2_tracker.models.variant import load_variant
 
     class Half(TorchEngine):
         def run(self, targets: Sequence[NamedArrays]) -> list[NamedArrays]:

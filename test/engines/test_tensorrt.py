@@ -186,9 +186,20 @@ def test_weights_in_another_file_are_refused(target: Target, tmp_path: Path, mon
         built(target, graph)
 
 
-def test_free_batch_is_refused(target: Target, tmp_path: Path):
-    with pytest.raises(EngineError, match=r"input template has the shape .* with a fixed batch"):
-        built(target, make_graph(tmp_path / "g.onnx", batch="N"))
+@pytest.mark.parametrize("batch", [1, 4])
+def test_free_batch_becomes_the_keys(target: Target, tmp_path: Path, batch: int):
+    """As if the graph had been exported so: TensorRT's plans of the two have the same size."""
+    free = built(target, make_graph(tmp_path / "free.onnx", batch="N"), batch)
+    fixed = built(target, make_graph(tmp_path / "fixed.onnx", batch), batch)
+    assert abs(len(free) - len(fixed)) < 0.01 * len(fixed)
+
+
+def test_other_free_dimensions_are_refused(target: Target, tmp_path: Path):
+    model = onnx.load(make_graph(tmp_path / "g.onnx", batch="N"))
+    model.graph.input[1].type.tensor_type.shape.dim[1].dim_param = "height"
+    onnx.save(model, tmp_path / "g.onnx")
+    with pytest.raises(EngineError, match=r"input search has the shape \(2, -1, .* only its batch may be free"):
+        built(target, tmp_path / "g.onnx", 2)
 
 
 def test_other_batch_than_the_keys_is_refused(target: Target, graph: Path):

@@ -14,6 +14,7 @@ def test_small_bench_of_two_precisions_with_one_and_two_targets():
     settings = [EngineSettings(precision=precision) for precision in ("fp32", "int8")]
     reports = run_bench(frames=4, size=(160, 120), targets=(1, 2), settings=settings)
     assert [report.targets for report in reports] == [1, 2, 1, 2]
+    assert [report.runs for report in reports] == [1, 1, 1, 2]  # int8 would share its scales
     assert ["int8" in report.engine for report in reports] == [False, False, True, True]
     for report in reports:
         assert tuple(report.stages) == STAGES
@@ -26,7 +27,7 @@ def test_small_bench_of_two_precisions_with_one_and_two_targets():
         assert report.memory_loaded_mib <= report.memory_peak_mib
         assert json.loads(json.dumps(report.as_dict()))["size"] == [160, 120]
     text = reports[1].as_text()
-    assert "2 targets" in text
+    assert "2 targets in 1 run of the network a frame" in text
     assert "update (whole)" in text
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ros2_tracker.engines.patch import Patch
+from ros2_tracker.models.variant import load_variant
 from ros2_tracker.tracking.crop import Region, crop, mean_rgb
 from ros2_tracker.tracking.frame import ArrayFrame, ColorOrder
 from ros2_tracker.tracking.geometry import Box
+from ros2_tracker.tracking.onestream import OneStream
 
 HEIGHT, WIDTH = 40, 56
 FILL = (200.0, 100.0, 50.0)
@@ -127,6 +130,57 @@ def test_box_comes_back_through_region_coordinates(x: float, y: float, w: float,
         (box.cx - region.x) / region.side, (box.cy - region.y) / region.side, w / region.side, h / region.side
     )
     assert back.as_tuple() == pytest.approx(box.as_tuple(), abs=1e-6)
+
+
+inside = st.builds(Region, st.floats(-1, WIDTH - 20), st.floats(-1, HEIGHT - 10), st.floats(8, 40))
+
+
+@settings(max_examples=100, deadline=None)
+@given(inside, st.sampled_from([8, 13, 24]))
+def test_snapped_region_maps_back_without_bias(region: Region, size: int):
+    snapped = region.snapped(size, WIDTH, HEIGHT)
+    assume(snapped is not region)
+    assert all(value == round(value) for value in (snapped.x, snapped.y, snapped.side))
+    assert snapped.x >= 0 <= snapped.y
+    assert snapped.x + snapped.side <= WIDTH
+    assert snapped.y + snapped.side <= HEIGHT
+    assert size <= snapped.side <= region.side + 0.5
+    assert snapped.side >= region.side - 0.5
+    for before, after in ((region.x, snapped.x), (region.y, snapped.y)):
+        assert abs(before + region.side / 2 - after - snapped.side / 2) <= 0.5
+    # Each pixel says where its centre lies, in quarters of a pixel: so must those of the crop.
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    ramp = np.stack([x * 4, y * 4, x * 0], axis=-1).astype(np.uint8)
+    result = crop(ArrayFrame(ramp, ColorOrder.RGB), snapped, size, FILL) / 4.0 + 0.5
+    places = [snapped.to_image(f, f, 0.0, 0.0) for f in (np.arange(size) + 0.5) / size]
+    for found, expected in (
+        (result[0, :, 0], [place.x for place in places]),
+        (result[:, 0, 1], [place.y for place in places]),
+    ):
+        errors = found - np.array(expected)
+        assert np.abs(errors).max() <= 0.3
+        assert abs(errors.mean()) <= 0.15
+
+
+def test_only_regions_that_gain_by_it_are_snapped():
+    region = Region(10.3, 8.6, 20.2)
+    assert region.snapped(20, WIDTH, HEIGHT) == Region(10.0, 9.0, 20.0)
+    assert region.snapped(21, WIDTH, HEIGHT) is region
+    beyond = Region(WIDTH - 20.1, 8.6, 20.8)
+    assert beyond.snapped(20, WIDTH, HEIGHT) is beyond
+
+
+@pytest.mark.parametrize("x", [300.0, 20.0])
+def test_a_look_may_leave_the_cutting_to_the_engine(x: float):
+    pixels = np.random.default_rng(2).integers(0, 256, (480, 640, 3), np.uint8)
+    frame, box = ArrayFrame(pixels), Box(x, 200.3, 90.4, 70.1)
+    eager, lazy = (OneStream(load_variant("default"), lazy=lazy) for lazy in (False, True))
+    appearance = eager.appearance(frame, box)
+    now, later = (family.look(appearance, frame, box) for family in (eager, lazy))
+    assert isinstance(now.inputs["search"], np.ndarray)
+    assert isinstance(later.inputs["search"], Patch)
+    np.testing.assert_array_equal(later.inputs["search"], now.inputs["search"])
+    assert now.region == later.region
 
 
 def test_region_is_centred_and_scales_with_the_area():

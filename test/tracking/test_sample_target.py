@@ -5,8 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ros2_tracker.engines.patch import Patch
+from ros2_tracker.models.variant import load_variant
 from ros2_tracker.tracking.frame import ArrayFrame, ColorOrder
 from ros2_tracker.tracking.geometry import Box, BoxError, BoxOutsideImageError
+from ros2_tracker.tracking.ostrack import OSTrack
 from ros2_tracker.tracking.sample_target import (
     SampleRegion,
     box_in_crop,
@@ -92,6 +95,17 @@ def test_every_pixel_format_gives_the_same_crop(order):
     crop = sample_crop(ArrayFrame(np.ascontiguousarray(pixels), order), region)
     np.testing.assert_array_equal(crop, sample_crop(ArrayFrame(rgb, ColorOrder.RGB), region))
     assert (crop[-1, -1] == 0).all()
+
+
+def test_a_look_may_leave_the_cutting_to_the_engine():
+    frame = ArrayFrame(parity.fixgen.make_image(300, 400, 4))
+    box = Box(20, 160, 40, 30)
+    eager, lazy = (OSTrack(load_variant("ostrack-b256"), lazy=lazy) for lazy in (False, True))
+    appearance = eager.appearance(frame, box)
+    now, later = (family.look(appearance, frame, box) for family in (eager, lazy))
+    assert isinstance(now.inputs["search"], np.ndarray)
+    assert isinstance(later.inputs["search"], Patch)
+    np.testing.assert_array_equal(later.inputs["search"], now.inputs["search"])
 
 
 def test_halves_round_to_even():
