@@ -68,10 +68,36 @@ def test_table_report_and_json(data: Path, tmp_path: Path, capsys: pytest.Captur
     assert json.loads(summary.read_text())["modes"]["one-pass"]["ours"] == ours
 
 
+def test_changed_settings_are_a_run_of_their_own(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("matplotlib", reason="reports need matplotlib (the extra `eval`)")
+    arguments = ["eval", str(data), "--report", str(tmp_path / "report"), "--json", "-", "--peer", "model:default"]
+    thresholds = ("tracking_above=1", "uncertain_below=1", "lost_below=1", "lost_after=0")
+    strict = [part for change in thresholds for part in ("--set", f"reliability.{change}")]
+    for changes in ([], strict):
+        assert main([*arguments, *changes]) == 0
+        captured = capsys.readouterr()
+        ours, peer = (json.loads(captured.out)["modes"]["one-pass"][name] for name in ("ours", "default"))
+        assert peer["lost"] == 0
+        assert ours["lost"] == (18 if changes else 0)
+    assert "2 runs taken from" in captured.err  # the peer's
+
+
 def test_json_to_the_terminal(data: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["eval", str(data), "--sequences", "two", "--json", "-"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert list(figures["modes"]["one-pass"]["ours"]["sequences"]) == ["two"]
+
+
+def test_reliability(data: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["eval", str(data), "--reliability", "--disappearances", "1", "--fps", "5", "--json", "-"]
+    assert main(arguments) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert len(figures["modes"]["disappearance"]["ours"]["sequences"]) == 2
+    made = figures["reliability"]["disappearance"]["ours"]
+    assert made["events"]["events"] == 2
+    assert 0.0 < made["false_tracking"] < 1.0
+    assert set(made["of"]) == {"reliability", "score"}
+    assert figures["reliability"]["all"]["ours"]["frames"] == made["frames"] + 18
 
 
 def test_broken_sequences_are_named_and_counted(data: Path, capsys: pytest.CaptureFixture[str]):
@@ -108,7 +134,12 @@ def test_nothing_left_is_an_error(data: Path, capsys: pytest.CaptureFixture[str]
         (["--peer", "siamrpn"], 2, "must be one of csrt, kcf"),
         (["--peer", "nano:absent"], 2, "expected one file *backbone*.onnx in it"),
         (["--latency-ms", "5"], 2, "give --camera-fps"),
+        (["--disappearances", "3"], 2, "belongs to --reliability"),
+        (["--reliability", "--disappearances", "0"], 2, "'0' is not a whole number of at least 1"),
         (["--model", "absent"], 2, "'absent'"),
+        (["--set", "zoom"], 2, "'zoom' is not NAME=VALUE"),
+        (["--set", "motion.sped=3"], 2, "--set: there is no setting motion.sped"),
+        (["--set", "motion.size_rate=fast"], 2, "--set: motion.size_rate is 'fast', must be a number"),
         (["--format", "uav123"], 1, "no sequence in the layout of uav123"),
         (["--sequences", "three"], 1, "there is no sequence 'three'"),
         (["--peer", "model:stark-s50"], 1, "stark-s50"),

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ros2_tracker.evaluation.bench import machine_description
-from ros2_tracker.evaluation.datasets import Dataset, LeftOut
+from ros2_tracker.evaluation.datasets import AnnotatedSequence, Dataset, LeftOut
+from ros2_tracker.evaluation.disappearance import MadeSequence
+from ros2_tracker.evaluation.reliability_summary import ReliabilitySummary, summarize_reliability
+from ros2_tracker.evaluation.reliability_tables import as_text
 from ros2_tracker.evaluation.results import FrameEvent
 from ros2_tracker.evaluation.robustness import RestartRun, Robustness, region_overlap, robustness
-from ros2_tracker.evaluation.run import RESTARTS, Failure, Outcome, Run
+from ros2_tracker.evaluation.run import DISAPPEARANCE, ONE_PASS, RESTARTS, Failure, Outcome, Run
 from ros2_tracker.evaluation.scoring import SequenceScore, Summary, score_sequence, summarize
 
 SCORE_TITLES = {
@@ -56,6 +59,12 @@ class Comparison:
     """Sequences in no figure, because they are broken or a tracker could not run them."""
     note: str = ""
     """The caller's own words on the dataset."""
+    reliability: list[ReliabilitySummary] = field(default_factory=list)
+    """Of each tracker on each kind of footage, and on all of it; empty when it was not asked for."""
+    not_made: list[LeftOut] = field(default_factory=list)
+    """Disappearances that could not be made."""
+    fps: float = np.nan
+    """Of the footage, Hz; NaN where no figure depends on it."""
 
     @property
     def remarks(self) -> list[str]:
@@ -73,6 +82,15 @@ class Comparison:
             "Means over sequences. A tracker that says LOST is scored by its best guess even so, or by its last box "
             "where it gives none, because benchmarks want a box in every frame."
         )
+        if DISAPPEARANCE in self.modes:
+            made = self.modes[DISAPPEARANCE][0].summary
+            remarks.append(
+                f"{made.sequences} sequences of {made.frames} frames are made from these, in each of which the target "
+                "disappears once; where the footage is too short, it is played forth and back."
+            )
+        if self.not_made:
+            names = ", ".join(name for name, _ in self.not_made)
+            remarks.append(f"{len(self.not_made)} disappearances could not be made: {names}.")
         return [self.note, *remarks] if self.note else remarks
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,12 +103,21 @@ class Comparison:
                 "machine": self.machine,
                 "trackers": self.trackers,
                 "left_out": [entry._asdict() for entry in self.left_out],
+                "not_made": [entry._asdict() for entry in self.not_made],
                 "modes": {
                     mode: {entry.tracker: _entry_dict(entry) for entry in entries}
                     for mode, entries in self.modes.items()
                 },
+                "reliability": self._reliability_dict(),
             }
         )
+
+    def _reliability_dict(self) -> dict[str, dict[str, Any]]:
+        """Footage -> tracker -> figures."""
+        footage: dict[str, dict[str, Any]] = {}
+        for summary in self.reliability:
+            footage.setdefault(summary.footage, {})[summary.tracker] = summary.as_dict()
+        return footage
 
     def as_text(self) -> str:
         """For a terminal."""
@@ -114,12 +141,22 @@ class Comparison:
                     f"{entry.tracker:<{width}}{figures}{s.mean.ms:8.1f}{_share(s.answered, _asked(entry)):>10}"
                     f"{s.lost:>7}{_share(s.lost_right, s.lost):>7}{_share(s.lost_right, s.wrong):>10}"
                 )
+        lines += as_text(self.reliability)
         lines += [""] + [f"{name}: {what}" for name, what in self.trackers.items()]
         return "\n".join(lines)
 
 
-def compare(dataset: Dataset, outcome: Outcome, trackers: Sequence[str], note: str = "") -> Comparison:
+def compare(
+    dataset: Dataset, outcome: Outcome, trackers: Sequence[str], note: str = "", reliability_fps: float | None = None
+) -> Comparison:
     """Score the runs. A sequence that one tracker failed on is left out for all of them, in that mode and the others.
+
+    Args:
+        dataset: what the runs are of.
+        outcome: the runs.
+        trackers: their names, in the order of the tables.
+        note: the caller's own words on the dataset.
+        reliability_fps: of the footage, Hz, to judge reliability and states, too; None: not asked for.
 
     Raises:
         ValueError: no sequence is left.
@@ -127,17 +164,50 @@ def compare(dataset: Dataset, outcome: Outcome, trackers: Sequence[str], note: s
     """
     left_out = [*dataset.left_out, *(_left_out(failure) for failure in outcome.failures)]
     broken = {failure.sequence for failure in outcome.failures}
-    order = [sequence.name for sequence in dataset.sequences if sequence.name not in broken]
-    if not order:
+
+    def whole(mode: str) -> list[str]:
+        played = outcome.played.get(mode, dataset.sequences)
+        return [sequence.name for sequence in played if not {sequence.name, _origin(sequence)} & broken]
+
+    played = dict.fromkeys(run.mode for run in outcome.runs)
+    order = {mode: names for mode in played if (names := whole(mode))}
+    if not any(mode != DISAPPEARANCE for mode in order):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
         raise ValueError(f"{dataset.name}: no sequence could be evaluated ({reasons})")
     by_key = {(run.mode, run.tracker, run.sequence.name): run for run in outcome.runs}
     modes = {
-        mode: [_entry(dataset, name, [by_key[mode, name, sequence] for sequence in order]) for name in trackers]
-        for mode in dict.fromkeys(run.mode for run in outcome.runs)
+        mode: [_entry(dataset, name, [by_key[mode, name, sequence] for sequence in names]) for name in trackers]
+        for mode, names in order.items()
     }
     descriptions = {name: next(run.description for run in outcome.runs if run.tracker == name) for name in trackers}
-    return Comparison(dataset, machine_description(), descriptions, modes, left_out, note)
+    reliability = [] if reliability_fps is None else _reliability(modes, reliability_fps)
+    fps = np.nan if reliability_fps is None else reliability_fps
+    machine = machine_description()
+    return Comparison(dataset, machine, descriptions, modes, left_out, note, reliability, outcome.not_made, fps)
+
+
+def _origin(sequence: AnnotatedSequence) -> str:
+    """Name of the footage that a sequence was made from, or its own."""
+    return sequence.source.name if isinstance(sequence, MadeSequence) else sequence.name
+
+
+def _reliability(modes: dict[str, list[Entry]], fps: float) -> list[ReliabilitySummary]:
+    """Of each tracker on footage as it is, on made disappearances, and on both."""
+    shown = {mode: modes[mode] for mode in (ONE_PASS, DISAPPEARANCE) if mode in modes}
+    parts = {mode: [[entry] for entry in entries] for mode, entries in shown.items()}
+    if len(shown) > 1:
+        parts["all"] = [list(entries) for entries in zip(*shown.values(), strict=True)]
+    return [
+        summarize_reliability(
+            entries[0].tracker,
+            footage,
+            [run for entry in entries for run in entry.runs],
+            [score for entry in entries for score in entry.scores],
+            fps,
+        )
+        for footage, trackers in parts.items()
+        for entries in trackers
+    ]
 
 
 def _left_out(failure: Failure) -> LeftOut:

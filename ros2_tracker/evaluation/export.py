@@ -30,6 +30,7 @@ from ros2_tracker.evaluation.synthetic import SyntheticClip
 from ros2_tracker.models.build import load_network
 from ros2_tracker.models.digest import file_sha256
 from ros2_tracker.models.graphs import Graph, MultiStageSearchGraph, OSTrackGraph, graphs_of
+from ros2_tracker.models.inmo_graphs import InMoSearchGraph
 from ros2_tracker.models.layers import normalized
 from ros2_tracker.models.ostrack import Attention, OSTrack, decode_centers
 from ros2_tracker.models.prepare import prepared
@@ -217,6 +218,9 @@ def check_export(
             one = {name: value[i] for name, value in actual.items()}
             if isinstance(graphs[0], OSTrackGraph | MultiStageSearchGraph):
                 errors.append(_center_errors(graphs[0], crop, one, [one[name] for name in exported[0].orders]))
+            elif isinstance(graphs[0], InMoSearchGraph):
+                answer = _answers(variant, [_TorchGraph(graph) for graph in graphs], [crop])
+                errors.append(_map_errors(graphs[0], answer, one))
             else:
                 answer = _answers(variant, [_TorchGraph(graph) for graph in graphs], [crop])
                 expected = {name: value[0] for name, value in answer.items()}
@@ -307,6 +311,22 @@ class _Errors(NamedTuple):
 def _errors(actual: Arrays, expected: Arrays, spread: float = 0.0) -> _Errors:
     box, score, score_map = (float(np.abs(actual[n] - expected[n]).max()) for n in ("box", "score", "score_map"))
     return _Errors(box, score, score_map, box / max(1.0, spread / _SPREAD))
+
+
+def _map_errors(graph: InMoSearchGraph, answer: Arrays, actual: Arrays) -> _Errors:
+    """Errors of a graph that hands out the box of every cell, in the cell that the exported one chose."""
+    expected = {name: value[0] for name, value in answer.items()}
+    window = graph.window.numpy()
+    cell = np.unravel_index(int(np.argmax(actual["score_map"] * window)), window.shape)
+    windowed = expected["score_map"] * window
+    behind = float(windowed.max() - windowed[cell])
+    there = "box_map" if "box_map" in expected else "ltrb"
+    off = float(np.abs(actual[there] - expected[there])[(slice(None), *cell)].max())
+    score_map = float(np.abs(actual["score_map"] - expected["score_map"]).max())
+    score = float(abs(actual["score"] - expected["score_map"][cell]))
+    # As in `_center_errors`.
+    box = off if behind <= 2.0 * score_map else math.inf
+    return _Errors(box, score, score_map, box, other_cell=behind > 0.0)
 
 
 def _spread(corners: NDArray[np.float32]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from ros2_tracker.models.variant import find_weights, load_variant, template_gra
 from ros2_tracker.tracking import motion
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.result import ReliabilitySignals, TrackResult, TrackState
-from ros2_tracker.tracking.settings import TargetSettings
+from ros2_tracker.tracking.settings import default_settings, target_settings
 from ros2_tracker.tracking.tracker import Tracker
 
 BoxTuple = tuple[float, float, float, float]
@@ -73,6 +73,8 @@ class TrackerSpec:
     """A variant's name, or the folder or file of a peer's weights."""
     settings: EngineSettings = field(default_factory=EngineSettings)
     """Only for `model`."""
+    changed: tuple[tuple[str, str], ...] = ()
+    """Only for `model`: (name, value) of settings that are not at their defaults, see `target_settings`."""
 
     def load(self, threads: int = 0) -> SequenceTracker:
         """Make it, on that many threads (0: its own choice).
@@ -83,7 +85,8 @@ class TrackerSpec:
 
         """
         if self.kind == "model":
-            return OurTracker(self.source, replace(self.settings, threads=threads or self.settings.threads))
+            engine = replace(self.settings, threads=threads or self.settings.threads)
+            return OurTracker(self.source, engine, dict(self.changed))
         return OpenCVTracker(self.kind, Path(self.source))
 
     def fingerprint(self) -> dict[str, Any]:
@@ -95,12 +98,14 @@ class TrackerSpec:
         settings = {key: str(value) for key, value in asdict(self.settings).items()}
         files = _our_files(self.source, self.settings)
         weights = {file.name: file_sha256(file) for file in files}
-        return {**versions, "model": self.source, "settings": settings, "weights": weights, "code": _code_digest()}
+        ours = {"model": self.source, "settings": settings, "changed": dict(self.changed)}
+        return {**versions, **ours, "weights": weights, "code": _code_digest()}
 
 
-def our_spec(model: str, settings: EngineSettings) -> TrackerSpec:
-    """The tracker of this package with that variant."""
-    return TrackerSpec(model if model != "default" else "ours", "model", model, settings)
+def our_spec(model: str, settings: EngineSettings, changed: Mapping[str, str] | None = None) -> TrackerSpec:
+    """The tracker of this package with that variant, and with settings changed as `target_settings` takes them."""
+    name = model if model != "default" else "ours"
+    return TrackerSpec(name, "model", model, settings, tuple(sorted((changed or {}).items())))
 
 
 def parse_peer(text: str, settings: EngineSettings) -> TrackerSpec:
@@ -127,10 +132,11 @@ def parse_peer(text: str, settings: EngineSettings) -> TrackerSpec:
 class OurTracker:
     """`ros2_tracker.Tracker` as the others are run."""
 
-    def __init__(self, model: str, settings: EngineSettings) -> None:
-        """Load a variant; errors as those of `Tracker.load`."""
-        self._settings = TargetSettings()
-        self._tracker = Tracker(TrackingNetwork.load(model, settings), self._settings)
+    def __init__(self, model: str, settings: EngineSettings, changed: Mapping[str, str] | None = None) -> None:
+        """Load a variant; errors as those of `Tracker.load` and of `target_settings`."""
+        network = TrackingNetwork.load(model, settings)
+        self._settings = target_settings(changed or {}, default_settings(network.variant))
+        self._tracker = Tracker(network, self._settings)
         self._last: TrackResult | None = None
         self._stamp = 0.0
         self.description = f"{self._tracker.network.variant.name} on {self._tracker.network.engine.description}"

@@ -49,10 +49,8 @@ def _picture(entries: Sequence[Entry], number: int, index: int) -> Picture:
     iou[0] = np.inf
     frame = int(np.argmin(iou))
     record = run.records[frame]
-    others = [
-        (each.runs[index].records[frame].box, plots.color_of(i)) for i, each in enumerate(entries) if i != number
-    ]
-    image = _drawn(
+    others = [(each.runs[index].records[frame].box, plots.color_of(i)) for i, each in enumerate(entries) if i != number]
+    image = drawn(
         run.sequence.image(frame),
         run.sequence.truth[frame],
         (record.box, plots.color_of(number)),
@@ -62,24 +60,31 @@ def _picture(entries: Sequence[Entry], number: int, index: int) -> Picture:
     said = f", reliability {record.reliability:.2f}" if record.reliability is not None else ""
     caption = f"{run.sequence.name}, frame {frame} of {len(run.records)}: IoU {score.iou[frame]:.2f}, "
     caption += f"{record.state.name}{said}; AUC {score.scores.success_auc:.3f}"
+    return Picture(as_jpeg(image, run.sequence.files[frame].name), caption)
+
+
+def as_jpeg(image: NDArray[np.uint8], name: str) -> bytes:
+    """For a report; ValueError with the name when OpenCV cannot make it."""
     encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     if not encoded:
-        raise ValueError(f"{run.sequence.files[frame]}: OpenCV cannot make a JPEG of it")
-    return Picture(data.tobytes(), caption)
+        raise ValueError(f"{name}: OpenCV cannot make a JPEG of it")
+    return data.tobytes()
 
 
 Outline = tuple[tuple[float, float, float, float] | None, str]
+"""A box and its colour."""
 
 
-def _drawn(
+def drawn(
     image: NDArray[np.uint8],
     truth: NDArray[np.float64],
     box: Outline,
     others: Sequence[Outline],
     lost: bool,
+    width: int = _WIDTH,
 ) -> NDArray[np.uint8]:
-    """A picture of one width with truth and boxes."""
-    scale = _WIDTH / image.shape[1]
+    """A picture `width` px wide with truth, the tracker's box (dashed when it is lost) and those of others."""
+    scale = width / image.shape[1]
     smooth = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_LINEAR
     shown = cv2.resize(image, None, fx=scale, fy=scale, interpolation=smooth)
     for other, color in others:

@@ -36,14 +36,14 @@ def color_of(index: int) -> str:
 def success_plot(entries: Sequence[Entry]) -> str:
     """Share of frames over IoU thresholds, with AUC."""
     curves = [(f"{e.tracker}  {e.summary.mean.success_auc:.3f}", e.summary.success) for e in entries]
-    return _plot("Success", "IoU threshold", metrics.SUCCESS_THRESHOLDS, curves, ("AUC", "lower left"))
+    return plot("Success", "IoU threshold", metrics.SUCCESS_THRESHOLDS, curves, ("AUC", "lower left"))
 
 
 def precision_plot(entries: Sequence[Entry]) -> str:
     """Share of frames over centre errors, with the value at 20 px."""
     curves = [(f"{e.tracker}  {e.summary.mean.precision:.3f}", e.summary.precision) for e in entries]
     thresholds = metrics.PRECISION_THRESHOLDS_PX
-    return _plot("Precision", "centre error, px", thresholds, curves, ("at 20 px", "lower right"), mark=20.0)
+    return plot("Precision", "centre error, px", thresholds, curves, ("at 20 px", "lower right"), mark=20.0)
 
 
 def normalized_precision_plot(entries: Sequence[Entry]) -> str:
@@ -51,7 +51,7 @@ def normalized_precision_plot(entries: Sequence[Entry]) -> str:
     curves = [(f"{e.tracker}  {e.summary.mean.normalized_precision:.3f}", e.summary.normalized) for e in entries]
     thresholds = metrics.NORMALIZED_PRECISION_THRESHOLDS
     legend = ("at 0.2", "lower right")
-    return _plot("Normalised precision", "centre error, target sizes", thresholds, curves, legend, mark=0.2)
+    return plot("Normalised precision", "centre error, target sizes", thresholds, curves, legend, mark=0.2)
 
 
 def expected_overlap_plot(entries: Sequence[Entry]) -> str:
@@ -60,7 +60,7 @@ def expected_overlap_plot(entries: Sequence[Entry]) -> str:
     curves = [(f"{name}  {r.eao:.3f}", r.curve) for name, r in known]
     axis = np.arange(1.0, len(curves[0][1]) + 1.0)
     span, legend = known[0][1].interval, ("EAO", "upper right")
-    return _plot("Expected average overlap", "frames", axis, curves, legend, ylabel="overlap", span=span)
+    return plot("Expected average overlap", "frames", axis, curves, legend, ylabel="overlap", span=span)
 
 
 def failure_plot(entries: Sequence[Entry], threshold: float) -> str:
@@ -74,10 +74,10 @@ def failure_plot(entries: Sequence[Entry], threshold: float) -> str:
         alive = np.mean(times[None, :] >= share[:, None], axis=1) if len(times) else np.full(101, np.nan)
         curves.append((f"{entry.tracker}  {getattr(entry.summary.mean, name):.3f}", alive))
     title, legend = f"Not failed so far (IoU ≥ {threshold:g})", ("NT2F", "lower left")
-    return _plot(title, "share of the sequence", share, curves, legend, ylabel="share of sequences")
+    return plot(title, "share of the sequence", share, curves, legend, ylabel="share of sequences")
 
 
-def _plot(
+def plot(
     title: str,
     axis_label: str,
     axis: NDArray[np.float64],
@@ -87,8 +87,14 @@ def _plot(
     ylabel: str = "share of frames",
     mark: float | None = None,
     span: tuple[int, int] | None = None,
+    diagonal: bool = False,
+    points: bool = False,
 ) -> str:
-    """An SVG of named curves in [0, 1]; `legend` is its title and place."""
+    """An SVG of named curves in [0, 1]; `legend` is its title and place.
+
+    `mark` draws a line at that place of the axis, `span` shades a part of it, `diagonal` draws what equality would be,
+    `points` marks each value, and joins those between which nothing is known.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -97,15 +103,21 @@ def _plot(
         axes: Axes = figure.subplots()
         for index, (label, curve) in enumerate(curves):
             line = _LINES[index // len(COLORS) % len(_LINES)]
-            axes.plot(axis, curve, line, color=color_of(index), label=label, lw=1.8)
+            known = ~np.isnan(curve) if points else slice(None)
+            marker = "o" if points else ""
+            axes.plot(axis[known], curve[known], line, color=color_of(index), label=label, lw=1.8, marker=marker, ms=4)
         if mark is not None:
             axes.axvline(mark, color="#999999", lw=0.8, ls=":")
+        if diagonal:
+            axes.plot([0.0, 1.0], [0.0, 1.0], color="#999999", lw=0.8, ls=":")
         if span is not None:
             axes.axvspan(*span, color="#999999", alpha=0.15, lw=0)
-        axes.set(title=title, xlabel=axis_label, ylabel=ylabel, xlim=(axis[0], axis[-1]), ylim=(0.0, 1.02))
+        limits = (0.0, 1.0) if diagonal else (axis[0], axis[-1])
+        axes.set(title=title, xlabel=axis_label, ylabel=ylabel, xlim=limits, ylim=(0.0, 1.02))
         axes.grid(alpha=0.25, lw=0.6)
         name, place = legend
-        axes.legend(title=name, loc=place, framealpha=0.7, edgecolor="none", fontsize=8, title_fontsize=8)
+        if curves:
+            axes.legend(title=name, loc=place, framealpha=0.7, edgecolor="none", fontsize=8, title_fontsize=8)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import html
 import json
@@ -13,8 +12,10 @@ import numpy as np
 
 from ros2_tracker.evaluation import plots
 from ros2_tracker.evaluation.comparison import SCORE_TITLES, Comparison, Entry, failures_in
+from ros2_tracker.evaluation.html_parts import dot, figure, label, svg, table
 from ros2_tracker.evaluation.pictures import worst_frames
-from ros2_tracker.evaluation.run import ONE_PASS, RESTARTS
+from ros2_tracker.evaluation.reliability_report import reliability_section
+from ros2_tracker.evaluation.run import DISAPPEARANCE, ONE_PASS, RESTARTS
 from ros2_tracker.evaluation.scoring import Summary
 
 REPORT_FILE, SUMMARY_FILE, SEQUENCES_FILE = "report.html", "summary.json", "sequences.csv"
@@ -31,6 +32,7 @@ th:first-child,td:first-child{text-align:left}td.best{font-weight:700}.wide{over
 .plots{margin-top:1rem;display:flex;flex-wrap:wrap;gap:.8rem}.plots img{width:370px;max-width:100%}
 .pictures{display:flex;flex-wrap:wrap;gap:.9rem}
 figure{margin:0;width:370px;max-width:100%}figure img{width:100%;border-radius:4px;display:block}
+figure.strip{width:100%}
 figcaption{font-size:.8rem;color:#5b6675}
 .dot{display:inline-block;width:.75em;height:.75em;border-radius:50%;margin-right:.45em}
 .warn{background:#fff4e0;border-left:4px solid #e69f00;padding:.5rem .8rem}
@@ -95,11 +97,13 @@ def _page(comparison: Comparison) -> Iterator[str]:
         yield f"<div class=warn>Left out:<ul>{rows}</ul></div>"
     yield "<ul>"
     for index, (name, what) in enumerate(comparison.trackers.items()):
-        yield f"<li>{_dot(index)}<b>{html.escape(name)}</b>: {html.escape(what)}</li>"
+        yield f"<li>{dot(index)}<b>{html.escape(name)}</b>: {html.escape(what)}</li>"
     yield "</ul>"
     for mode, entries in comparison.modes.items():
         yield f"<h2>{_mode_title(mode)}</h2>"
         yield from _restart_section(entries) if entries[0].robustness else _plain_section(entries)
+    if comparison.reliability:
+        yield from reliability_section(comparison)
     first = next((entries for entries in comparison.modes.values() if entries[0].robustness is None), None)
     if first is not None:
         yield from _worst_section(first)
@@ -111,6 +115,8 @@ def _mode_title(mode: str) -> str:
         return "One pass"
     if mode == RESTARTS:
         return "Runs with restarts"
+    if mode == DISAPPEARANCE:
+        return "Made disappearances: frames in which the target can be seen"
     return "Streaming: " + html.escape(", ".join(mode.split("-")[1:]))
 
 
@@ -123,7 +129,7 @@ def _plain_section(entries: Sequence[Entry]) -> Iterator[str]:
         figures = [getattr(s.mean, name) for name in SCORE_TITLES]
         rows.append([*figures, s.ms_p50, s.ms_p99, s.answered / asked if asked else np.nan])
     low_is_good = {"ms", "ms p50", "ms p99"}
-    yield _table("tracker", [_label(i, e.tracker) for i, e in enumerate(entries)], titles, rows, low_is_good)
+    yield table("tracker", [label(i, e.tracker) for i, e in enumerate(entries)], titles, rows, low_is_good)
     drawn = [
         plots.success_plot(entries),
         plots.precision_plot(entries),
@@ -131,20 +137,20 @@ def _plain_section(entries: Sequence[Entry]) -> Iterator[str]:
         plots.failure_plot(entries, 0.2),
         plots.failure_plot(entries, 0.5),
     ]
-    yield "<div class=plots>" + "".join(_svg(each) for each in drawn) + "</div>"
+    yield "<div class=plots>" + "".join(svg(each) for each in drawn) + "</div>"
     yield "<h3>Saying LOST</h3><p class=muted>Of the frames a tracker said LOST on: the share in which the target was "
     yield "absent or the best box had IoU below 0.5 (<i>right</i>). Of the frames in which that was so: the share it "
     yield "said LOST on (<i>admitted</i>).</p>"
     loss = [_loss(entry.summary) for entry in entries]
     titles = ["said LOST", "right", "wrong boxes or no target", "admitted"]
-    yield _table("tracker", [_label(i, e.tracker) for i, e in enumerate(entries)], titles, loss, set(), best=False)
+    yield table("tracker", [label(i, e.tracker) for i, e in enumerate(entries)], titles, loss, set(), best=False)
     yield "<h3>Success AUC of each sequence</h3>"
     names = [html.escape(score.sequence) for score in entries[0].scores]
     columns = [[score.scores.success_auc for score in entry.scores] for entry in entries]
     frames = [[score.frames, score.absent] for score in entries[0].scores]
     rows = [[*column, *count] for column, count in zip(zip(*columns, strict=True), frames, strict=True)]
     titles = [*(html.escape(entry.tracker) for entry in entries), "frames", "absent"]
-    yield _table("sequence", names, titles, rows, set(), by_row=len(entries))
+    yield table("sequence", names, titles, rows, set(), by_row=len(entries))
 
 
 def _restart_section(entries: Sequence[Entry]) -> Iterator[str]:
@@ -156,14 +162,14 @@ def _restart_section(entries: Sequence[Entry]) -> Iterator[str]:
         assert r is not None
         rows.append([r.accuracy, r.failures, r.robustness, r.eao])
     titles = ["accuracy", "failures", "failures in 100 frames", "EAO"]
-    labels = [_label(i, e.tracker) for i, e in enumerate(entries)]
-    yield _table("tracker", labels, titles, rows, {"failures", "failures in 100 frames"})
-    yield f"<div class=plots>{_svg(plots.expected_overlap_plot(entries))}</div>"
+    labels = [label(i, e.tracker) for i, e in enumerate(entries)]
+    yield table("tracker", labels, titles, rows, {"failures", "failures in 100 frames"})
+    yield f"<div class=plots>{svg(plots.expected_overlap_plot(entries))}</div>"
     yield "<h3>Failures in each sequence</h3>"
     names = [html.escape(score.sequence) for score in entries[0].scores]
     failures = zip(*([failures_in(run) for run in entry.runs] for entry in entries), strict=True)
     titles = [html.escape(entry.tracker) for entry in entries]
-    yield _table("sequence", names, titles, [list(row) for row in failures], set(titles), by_row=len(entries))
+    yield table("sequence", names, titles, [list(row) for row in failures], set(titles), by_row=len(entries))
 
 
 def _worst_section(entries: Sequence[Entry]) -> Iterator[str]:
@@ -171,67 +177,11 @@ def _worst_section(entries: Sequence[Entry]) -> Iterator[str]:
     yield "with its lowest IoU. White: the truth. Thick: the tracker's box, dashed while it says LOST. Thin: "
     yield "those of the others.</p>"
     for number, entry in enumerate(entries):
-        figures = "".join(
-            f"<figure><img alt='' src='data:image/jpeg;base64,{base64.b64encode(picture.jpeg).decode()}'>"
-            f"<figcaption>{html.escape(picture.caption)}</figcaption></figure>"
-            for picture in worst_frames(entries, number)
-        )
-        yield f"<h3>{_label(number, entry.tracker)}</h3><div class=pictures>{figures}</div>"
+        figures = "".join(figure(picture.jpeg, picture.caption) for picture in worst_frames(entries, number))
+        yield f"<h3>{label(number, entry.tracker)}</h3><div class=pictures>{figures}</div>"
 
 
 def _loss(summary: Summary) -> list[float]:
     right = summary.lost_right / summary.lost if summary.lost else np.nan
     admitted = summary.lost_right / summary.wrong if summary.wrong else np.nan
     return [summary.lost, right, summary.wrong, admitted]
-
-
-def _table(
-    corner: str,
-    labels: Sequence[str],
-    titles: Sequence[str],
-    rows: Sequence[Sequence[float]],
-    low_is_good: set[str],
-    best: bool = True,
-    by_row: int = 0,
-) -> str:
-    """A table of numbers; the best of each column is bold, or with `by_row` that of each row's first so many cells."""
-    numbers = np.array(rows, np.float64)
-    bold = np.zeros(numbers.shape, bool)
-    signs = np.array([-1.0 if title in low_is_good else 1.0 for title in titles])
-    signed = np.nan_to_num(numbers * signs, nan=-np.inf)
-    if by_row:
-        bold[:, :by_row] = signed[:, :by_row] == signed[:, :by_row].max(axis=1, keepdims=True)
-    elif best:
-        bold = signed == signed.max(axis=0, keepdims=True)
-    head = "".join(f"<th>{title}</th>" for title in [corner, *titles])
-    body = "".join(
-        f"<tr><td>{label}</td>"
-        + "".join(
-            f"<td{' class=best' if mark else ''}>{_number(value, title)}</td>"
-            for value, mark, title in zip(row, marks, titles, strict=True)
-        )
-        + "</tr>"
-        for label, row, marks in zip(labels, rows, bold, strict=True)
-    )
-    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _number(value: float, title: str) -> str:
-    if isinstance(value, int):
-        return str(value)
-    if np.isnan(value):
-        return "–"
-    return f"{value:.1f}" if title.startswith("ms") else f"{value:.3f}"
-
-
-def _dot(index: int) -> str:
-    return f"<span class=dot style='background:{plots.color_of(index)}'></span>"
-
-
-def _label(index: int, name: str) -> str:
-    return _dot(index) + html.escape(name)
-
-
-def _svg(text: str) -> str:
-    # As an image of its own, the names inside cannot clash with those of the next plot.
-    return f"<img alt='' src='data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}'>"

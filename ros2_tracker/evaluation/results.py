@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from ros2_tracker.tracking.result import ReliabilitySignals, TrackState
 
 COLUMNS = ("frame", "stamp", "x", "y", "w", "h", "reliability", "state")
-
-
-SIGNAL_COLUMNS = ("peak", "psr", "apce", "motion_distance")
+SIGNAL_COLUMNS = tuple(field.name for field in fields(ReliabilitySignals))
 RECORD_COLUMNS = ("frame", "event", "x", "y", "w", "h", "reliability", "score", "state", "update_ms", *SIGNAL_COLUMNS)
 TRUTH_COLUMNS = ("iou", "absent")
 
@@ -185,7 +183,7 @@ def _record(row: dict[str, str]) -> FrameRecord:
         return float(row[name]) if row[name] else None
 
     box = tuple(float(row[name]) for name in "xywh") if row["x"] else None
-    signals = ReliabilitySignals(*(float(row[name]) for name in SIGNAL_COLUMNS)) if row["peak"] else None
+    signals = [number(name) for name in SIGNAL_COLUMNS]
     return FrameRecord(
         FrameEvent(row["event"]),
         box,  # type: ignore[arg-type]
@@ -193,5 +191,5 @@ def _record(row: dict[str, str]) -> FrameRecord:
         number("reliability"),
         number("score"),
         number("update_ms"),
-        signals,
+        None if all(each is None for each in signals) else ReliabilitySignals(*signals),  # type: ignore[arg-type]
     )

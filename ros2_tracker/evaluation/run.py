@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ros2_tracker.evaluation.datasets import AnnotatedSequence, Dataset
+from ros2_tracker.evaluation.datasets import AnnotatedSequence, Dataset, LeftOut
+from ros2_tracker.evaluation.disappearance import Kind, make_disappearances
 from ros2_tracker.evaluation.metrics import overlap
 from ros2_tracker.evaluation.onepass import Progress, one_pass
 from ros2_tracker.evaluation.peers import SequenceTracker, TrackerSpec
@@ -28,6 +29,7 @@ from ros2_tracker.evaluation.streaming import stream
 from ros2_tracker.tracking.tracker import ASSUMED_FRAME_PERIOD_S
 
 ONE_PASS, RESTARTS, STREAMING = "one-pass", "restarts", "streaming"
+DISAPPEARANCE = "disappearance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Mode:
     """Of the camera in a streaming run, else of the footage: what is in seconds in our tracker depends on it."""
     latency_s: float | None = None
     """Streaming: how long an update takes; None measures."""
+    per_sequence: int = len(Kind)
+    """Disappearance: how many are made of each sequence."""
 
     @property
     def name(self) -> str:
@@ -87,6 +91,10 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list)
     reused: int = 0
     """Runs that were found on disk."""
+    played: dict[str, Sequence[AnnotatedSequence]] = field(default_factory=dict)
+    """Mode -> its sequences, in order: those of the dataset, or made from them."""
+    not_made: list[LeftOut] = field(default_factory=list)
+    """Disappearances that a sequence does not allow."""
 
 
 class _Job(NamedTuple):
@@ -115,7 +123,7 @@ def evaluate(
         modes: at least one.
         store: folder for a table a run; None keeps nothing.
         processes: how many work at once; each has its share of the cores.
-        seed: of OpenCV's random numbers, at the beginning of each sequence.
+        seed: of OpenCV's random numbers, at the beginning of each sequence, and of made disappearances.
 
     Raises:
         ValueError: two trackers of the same name, or one that cannot be loaded.
@@ -128,18 +136,16 @@ def evaluate(
     outcome, jobs = Outcome(), []
     reused = 0
     prints = {spec.name: {**spec.fingerprint(), "seed": seed} for spec in specs}
-    for sequence in dataset.sequences:
-        digest = sequence.digest()
-        for mode in modes:
-            for spec in specs:
-                wanted = {**prints[spec.name], "footage": digest, "mode": mode.name, "fps": mode.fps}
-                job = _Job(spec, mode, sequence, json.loads(json.dumps(wanted)))
-                stored = _stored(store, job)
-                if stored is None:
-                    jobs.append(job)
-                else:
-                    outcome.runs.append(stored)
-                    reused += 1
+    for mode, sequence, digest in _footage(dataset, modes, seed, outcome):
+        for spec in specs:
+            wanted = {**prints[spec.name], "footage": digest, "mode": mode.name, "fps": mode.fps}
+            job = _Job(spec, mode, sequence, json.loads(json.dumps(wanted)))
+            stored = _stored(store, job)
+            if stored is None:
+                jobs.append(job)
+            else:
+                outcome.runs.append(stored)
+                reused += 1
     threads = 0 if processes == 1 else max(len(os.sched_getaffinity(0)) // processes, 1)
     total = sum(len(job.sequence) for job in jobs)
     with tqdm(total=total, unit="frame", desc="eval", disable=None, leave=False, smoothing=0.05) as bar:
@@ -151,7 +157,25 @@ def evaluate(
             if store is not None:
                 _keep(store, job, run)
             outcome.runs.append(run)
-    return Outcome(outcome.runs, outcome.failures, reused)
+    return replace(outcome, reused=reused)
+
+
+def _footage(
+    dataset: Dataset, modes: Sequence[Mode], seed: int, outcome: Outcome
+) -> Iterator[tuple[Mode, AnnotatedSequence, str]]:
+    """What is played in which mode, with its digest; noted in `outcome`, too."""
+    for mode in modes:
+        outcome.played[mode.name] = dataset.sequences
+        if mode.kind == DISAPPEARANCE:
+            made, missing = make_disappearances(dataset.sequences, seed, mode.per_sequence, mode.fps)
+            outcome.played[mode.name] = made
+            outcome.not_made.extend(missing)
+    for sequence in dataset.sequences:
+        digest = sequence.digest()
+        yield from ((mode, sequence, digest) for mode in modes if mode.kind != DISAPPEARANCE)
+    for mode in modes:
+        if mode.kind == DISAPPEARANCE:
+            yield from ((mode, sequence, sequence.digest()) for sequence in outcome.played[mode.name])
 
 
 def _results(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,16 @@ from ros2_tracker.evaluation.results import (
     read_records,
     write_records,
 )
-from ros2_tracker.evaluation.run import ONE_PASS, RESTARTS, STREAMING, Mode, Outcome, evaluate, record_file
+from ros2_tracker.evaluation.run import (
+    DISAPPEARANCE,
+    ONE_PASS,
+    RESTARTS,
+    STREAMING,
+    Mode,
+    Outcome,
+    evaluate,
+    record_file,
+)
 from ros2_tracker.evaluation.synthetic import SyntheticClip
 from ros2_tracker.tracking.result import ReliabilitySignals, TrackState
 
@@ -102,6 +112,25 @@ def test_results_of_something_else_are_not_taken(dataset: Dataset, tmp_path: Pat
     assert evaluate(dataset, [tracker], [mode], store, seed=seed).reused == 0
 
 
+def test_made_disappearances_are_kept_like_other_runs(dataset: Dataset, tmp_path: Path):
+    store, mode = tmp_path / "store", Mode(DISAPPEARANCE, 4.0, per_sequence=1)
+    outcome = evaluate(dataset, [spec()], [Mode(ONE_PASS, 4.0), mode], store, seed=5)
+    assert (outcome.failures, outcome.not_made) == ([], [])
+    made = outcome.played[DISAPPEARANCE]
+    assert [sequence.source.name for sequence in made] == ["first", "second"]
+    with record_file(store, DISAPPEARANCE, "ours", made[0].name).open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert [row["absent"] == "1" for row in rows] == made[0].absent.tolist()
+    assert [row["iou"] != "" for row in rows] == made[0].scorable.tolist()
+    again = evaluate(dataset, [spec()], [Mode(ONE_PASS, 4.0), mode], store, seed=5)
+    assert again.reused == 4
+    assert boxes(again) == boxes(outcome)
+    # More of them begin with the same ones; another seed makes others.
+    more = evaluate(dataset, [spec()], [replace(mode, per_sequence=2)], store, seed=5)
+    assert (more.reused, len(more.runs)) == (2, 4)
+    assert evaluate(dataset, [spec()], [mode], store, seed=6).reused == 0
+
+
 def test_two_processes_find_the_same_boxes(dataset: Dataset):
     modes = [Mode(ONE_PASS)]
     assert boxes(evaluate(dataset, [spec()], modes, processes=2)) == boxes(evaluate(dataset, [spec()], modes))
@@ -129,7 +158,7 @@ def test_trackers_need_different_names(dataset: Dataset):
 
 
 def test_records_are_read_back_exactly(tmp_path: Path):
-    signals = ReliabilitySignals(0.1, 1 / 3, 2.0, 0.0)
+    signals = ReliabilitySignals(*(1 / (number + 3) for number in range(len(fields(ReliabilitySignals)))))
     records = [
         FrameRecord(FrameEvent.INIT, (1.0, 2.0, 3.0, 4.0), TrackState.TRACKING, 1.0, None, 1 / 7),
         FrameRecord(FrameEvent.TRACKED, (1 / 3, -2.0, 3.0, 4.0), TrackState.LOST, 0.1, 0.5, 2.5, signals),
@@ -138,8 +167,9 @@ def test_records_are_read_back_exactly(tmp_path: Path):
     write_records(tmp_path / "a.csv", records, np.array([1.0, 0.25, np.nan]), np.array([False, False, True]))
     assert read_records(tmp_path / "a.csv") == records
     assert [f.name for f in tmp_path.iterdir()] == ["a.csv"], "nothing unfinished is left"
+    empty = "," * len(fields(ReliabilitySignals))
     last = (tmp_path / "a.csv").read_text().splitlines()[-1]
-    assert last == "2,skipped,,,,,,,UNCERTAIN,,,,,,,1"
+    assert last == f"2,skipped,,,,,,,UNCERTAIN,{empty},,1"
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", json.dumps({"frames": []}) + "\n{}\n"])
