@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from ros2_tracker.engines.load import EngineSettings
+    from ros2_tracker.tracking.settings import TargetSettings
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -90,7 +91,8 @@ def _track(arguments: argparse.Namespace) -> int:
             raise UsageError(f"{arguments.source} does not say where the target is in its first frame: give --init")
         box = tuple(float(v) for v in source.ground_truth[0])
     fps = arguments.fps or source.fps or _DEFAULT_FPS
-    tracker = Tracker(TrackingNetwork.load(arguments.model, _engine_settings(arguments)))
+    settings = _target_settings(arguments)
+    tracker = Tracker(TrackingNetwork.load(arguments.model, _engine_settings(arguments)), settings)
     try:
         summary = track_sequence(tracker, source, box, fps, arguments.results, arguments.output)
     except BoxError as error:
@@ -181,6 +183,9 @@ def _eval(arguments: argparse.Namespace) -> int:
     _check_model(arguments.model)
     if arguments.latency_ms is not None and arguments.camera_fps is None:
         raise UsageError("--latency-ms belongs to the streaming run: give --camera-fps")
+    if arguments.disappearances is not None and not arguments.reliability:
+        raise UsageError("--disappearances belongs to --reliability: give it, too")
+    _target_settings(arguments)  # refused before anything is loaded
     from ros2_tracker.evaluation import eval_cli
     from ros2_tracker.evaluation.peers import PeerError
 
@@ -188,6 +193,13 @@ def _eval(arguments: argparse.Namespace) -> int:
         return eval_cli.run(arguments, _engine_settings(arguments))
     except PeerError as error:
         raise UsageError(str(error)) from error
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    _check_model(arguments.model)
+    from ros2_tracker.evaluation import calibrate_cli
+
+    return calibrate_cli.run(arguments, _engine_settings(arguments))
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -363,6 +375,17 @@ def _check_model(name: str) -> None:
         raise UsageError(str(error)) from error
 
 
+def _target_settings(arguments: argparse.Namespace) -> TargetSettings:
+    """The model's own, changed by --set."""
+    from ros2_tracker.models.variant import load_variant
+    from ros2_tracker.tracking.settings import default_settings, target_settings
+
+    try:
+        return target_settings(dict(arguments.set), default_settings(load_variant(arguments.model)))
+    except ValueError as error:
+        raise UsageError(f"--set: {error}") from error
+
+
 # -- arguments --------------------------------------------------------------------------------------------------------
 
 
@@ -393,6 +416,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the target's box in the first frame, px (write --init=-5,... where x is negative)",
     )
     _add_network(track)
+    _add_changes(track)
     track.add_argument("--fps", type=_positive, metavar="HZ", help="frame rate (default: the video's, else 30)")
     track.add_argument("--output", type=_mp4, metavar="FILE.mp4", help="write a video with the boxes drawn in")
     track.add_argument("--results", type=Path, metavar="FILE.csv", help="write box, reliability and state per frame")
@@ -433,12 +457,15 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("-o", "--output", required=True, type=_onnx, metavar="OUT.onnx")
     export.add_argument("--weights", metavar="FILE.safetensors", help="instead of the model's own")
     export.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="of the graph (default: fp32)")
-    export.add_argument("--batch", type=_count, default=1, metavar="N", help="targets a run handles (default: 1)")
+    export.add_argument(
+        "--batch", type=_count, default=None, metavar="N", help="targets a run handles (default: any number)"
+    )
     export.add_argument("--no-check", action="store_true", help="do not compare with torch")
     export.add_argument("--json", action="store_true", help="print as JSON")
     export.set_defaults(run=_export)
 
     _add_eval(verbs)
+    _add_calibrate(verbs)
     _add_train(verbs)
 
     quantizer = verbs.add_parser(
@@ -516,6 +543,13 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument("--node", action="store_true", help="time the node from an image's stamp to its track's arrival")
     node.add_argument("--rate", type=_positive, default=30.0, metavar="HZ", help="of the images (default: 30)")
     node.add_argument("--duration", type=_positive, default=10.0, metavar="S", help="to measure for (default: 10)")
+    node.add_argument(
+        "--absent",
+        type=_positive,
+        default=0.0,
+        metavar="S",
+        help="take the target out of the picture for S of every 3 S seconds: latency while it is LOST (default: never)",
+    )
     node.add_argument("--encoding", default="bgr8", help="of the images (default: bgr8)")
     node.add_argument(
         "--reliability", choices=("best_effort", "reliable"), default="best_effort", help="of the image topic"
@@ -542,13 +576,14 @@ def _add_eval(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     evaluation.add_argument("--format", choices=formats, help="its layout (default: told from its files)")
     evaluation.add_argument("--sequences", type=_names, metavar="NAME[,NAME...]", help="only these")
     _add_network(evaluation)
+    _add_changes(evaluation)
     evaluation.add_argument(
         "--peer",
         action="append",
         default=[],
         metavar="P",
         help="run beside ours: csrt, kcf, nano:FOLDER, vit:FILE (OpenCV's, with the authors' weights), or model:NAME "
-        "(another variant of ours); can be repeated",
+        "(another variant of ours, without what --set changes); can be repeated",
     )
     evaluation.add_argument(
         "--restarts", action="store_true", help="a further run with restarts after failures: accuracy, robustness, EAO"
@@ -563,10 +598,23 @@ def _add_eval(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "--latency-ms", type=_positive, metavar="L", help="in that run, what an update takes (default: measured)"
     )
     evaluation.add_argument(
+        "--reliability",
+        action="store_true",
+        help="judge reliability and states as well, on a further run with disappearances made from the footage",
+    )
+    evaluation.add_argument(
+        "--disappearances",
+        type=_count,
+        metavar="N",
+        help="in that run, how many are made of each sequence (default: 6, one of each kind)",
+    )
+    evaluation.add_argument(
         "--fps", type=_positive, default=_DEFAULT_FPS, metavar="HZ", help="of the footage (default: 30)"
     )
     evaluation.add_argument("--processes", type=_count, default=1, metavar="N", help="at once (default: 1)")
-    evaluation.add_argument("--seed", type=int, default=0, help="of OpenCV's random numbers (default: 0)")
+    evaluation.add_argument(
+        "--seed", type=int, default=0, help="of OpenCV's random numbers and of made disappearances (default: 0)"
+    )
     evaluation.add_argument(
         "--report",
         type=Path,
@@ -577,6 +625,46 @@ def _add_eval(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     evaluation.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON (-: to the terminal)")
     evaluation.add_argument("--note", default="", metavar="TEXT", help="a sentence about the dataset for the report")
     evaluation.set_defaults(run=_eval)
+
+
+def _add_calibrate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    fit = verbs.add_parser(
+        "calibrate",
+        help="fit a model's reliability on annotated sequences",
+        description="Track a dataset's sequences, and disappearances made from them, fit the probability that a box "
+        "has IoU >= 0.5 with the target from the reliability's signals, and write it as JSON where the model finds it. "
+        "Prints how good such a fit is on clips that were left out (docs/reliability.md).",
+        epilog="example: ros2-tracker calibrate default sequences --note 'our own footage, 12 clips'",
+    )
+    fit.add_argument("model", metavar="MODEL", help="a variant that `ros2-tracker models` lists")
+    fit.add_argument("dataset", metavar="DATASET", help="folder of a dataset, as for `ros2-tracker eval`")
+    formats = ("otb", "got10k", "lasot", "uav123", "vot")
+    fit.add_argument("--format", choices=formats, help="its layout (default: told from its files)")
+    fit.add_argument("--sequences", type=_names, metavar="NAME[,NAME...]", help="only these")
+    fit.add_argument("--folds", type=_count, default=5, metavar="K", help="of the cross-validation (default: 5)")
+    fit.add_argument(
+        "--disappearances",
+        type=_none_or_more,
+        default=2,
+        metavar="N",
+        help="made of each sequence, as `eval --reliability` makes them (default: 2; 0: none)",
+    )
+    _add_engine(fit)
+    fit.add_argument("--fps", type=_positive, default=_DEFAULT_FPS, metavar="HZ", help="of the footage (default: 30)")
+    fit.add_argument("--processes", type=_count, default=1, metavar="N", help="at once (default: 1)")
+    fit.add_argument(
+        "--store", type=Path, metavar="DIR", help="keep the table of each run, and go on with those that are there"
+    )
+    fit.add_argument("--note", default="", metavar="TEXT", help="for the file: what the model saw in training, say")
+    fit.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="instead of MODEL.reliability.json among the user's weights, where the model looks first",
+    )
+    fit.add_argument("--json", action="store_true", help="print figures and fit as JSON")
+    fit.set_defaults(run=_calibrate)
 
 
 def _add_train(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -597,9 +685,13 @@ def _add_train(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def _add_network(parser: argparse.ArgumentParser, *more_engines: str) -> None:
+    parser.add_argument("--model", default="default", metavar="M", help="a variant that `ros2-tracker models` lists")
+    _add_engine(parser, *more_engines)
+
+
+def _add_engine(parser: argparse.ArgumentParser, *more_engines: str) -> None:
     from ros2_tracker.engines.base import ENGINES, PRECISIONS
 
-    parser.add_argument("--model", default="default", metavar="M", help="a variant that `ros2-tracker models` lists")
     engines = (*ENGINES, *more_engines)
     parser.add_argument("--engine", choices=engines, default="auto", help="what runs the network (default: auto)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of its arithmetic (default: auto)")
@@ -608,6 +700,24 @@ def _add_network(parser: argparse.ArgumentParser, *more_engines: str) -> None:
         "--compile", action="store_true", help="let torch fuse operations on a GPU: a minute longer to start"
     )
     parser.add_argument("--weights", metavar="FILE", help="ONNX graph or safetensors instead of the model's own")
+
+
+def _add_changes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        type=_change,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting of tracking, named as the node's parameter: reliability.lost_after=0.6; can be repeated",
+    )
+
+
+def _change(text: str) -> tuple[str, str]:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
 
 
 def _box(text: str) -> tuple[float, float, float, float]:
@@ -650,6 +760,10 @@ def _count(text: str) -> int:
     if not 1 <= value <= 1_000_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return value
+
+
+def _none_or_more(text: str) -> int:
+    return 0 if text.strip() == "0" else _count(text)
 
 
 def _names(text: str) -> list[str]:

@@ -44,10 +44,19 @@ from ros2_tracker.ros.debug_image import DebugImagePublisher
 from ros2_tracker.ros.image_view import ImageError, frame_from_compressed, frame_from_image
 from ros2_tracker.ros.memory import tune_malloc
 from ros2_tracker.ros.worker import Worker
-from ros2_tracker.tracking.events import Counters, EventType, FrameReport, InitRequest, Reason, TargetEvent
+from ros2_tracker.tracking.events import (
+    Counters,
+    EventType,
+    FramePrediction,
+    FrameReport,
+    InitRequest,
+    Reason,
+    TargetEvent,
+)
 from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.frame_buffer import StampedFrame
 from ros2_tracker.tracking.network import TrackingNetwork
+from ros2_tracker.tracking.result import TrackState
 from ros2_tracker.tracking.session import MAX_ID_LENGTH, TrackingSession
 
 try:
@@ -143,7 +152,7 @@ class TrackerNode(LifecycleNode):
 
     def _create_topics(self) -> None:
         self._tracks = self.create_lifecycle_publisher(Detection2DArray, "~/tracks", qos.RESULT)
-        self._status = self.create_lifecycle_publisher(TrackStatus, "~/status", qos.RESULT)
+        self._status = self.create_lifecycle_publisher(TrackStatus, "~/status", qos.STATUS)
         self._bearings = self.create_lifecycle_publisher(Vector3Stamped, "~/bearing", qos.RESULT)
         self._debug_images = self.create_lifecycle_publisher(Image, "~/debug_image", qos.DEBUG_IMAGE)
         self._events = self.create_publisher(TrackEvent, "~/events", qos.EVENT)
@@ -367,7 +376,7 @@ class TrackerNode(LifecycleNode):
             self._debug.max_rate = settings["debug.max_rate"]
         return result
 
-    # -- output: SessionObserver, called on the worker thread -----------------------------------------------------
+    # -- output: SessionObserver, called on the worker thread, on_prediction on the executor's ------------------------
 
     def on_report(self, report: FrameReport) -> None:
         """Publish tracks first, then everything else."""
@@ -402,6 +411,27 @@ class TrackerNode(LifecycleNode):
             )
         self._offer_debug(report)
 
+    def on_prediction(self, prediction: FramePrediction) -> None:
+        """Publish one status a target, and tracks where they are asked for; measured answers may follow."""
+        assert self._network is not None  # as in on_report
+        header: Header = prediction.source.tag
+        if self._settings["prediction.in_tracks"]:
+            self._tracks.publish(messages.predicted_tracks_message(prediction, header))
+        now_ns = self.get_clock().now().nanoseconds
+        for target in prediction.targets:
+            box = None if target.state is TrackState.LOST else target.estimate.box.as_tuple()
+            self._status.publish(
+                messages.predicted_status_message(
+                    prediction,
+                    target,
+                    header,
+                    now_ns,
+                    self._bearing_of(prediction, box),
+                    self._settings.session.target.motion,
+                    self._network.reliability.calibrated,
+                )
+            )
+
     def on_event(self, event: TargetEvent) -> None:
         """Publish and log."""
         header = event.tag if isinstance(event.tag, Header) else Header(stamp=messages.time_message(event.stamp_ns))
@@ -421,7 +451,7 @@ class TrackerNode(LifecycleNode):
             self._debug.offer(report)
 
     def _bearing_of(
-        self, report: FrameReport, box: tuple[float, float, float, float] | None
+        self, report: FrameReport | FramePrediction, box: tuple[float, float, float, float] | None
     ) -> tuple[float, float, float] | None:
         if self._bearing is None or box is None:
             return None

@@ -43,10 +43,15 @@ def _texture(rng: np.random.Generator, height: int, width: int, grain: int) -> N
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)  # type: ignore[return-value]
 
 
-def render_scene(width: int, height: int) -> list[NDArray[np.uint8]]:
-    """FRAMES images, (height, width, 3) uint8 BGR: a checkered target going round on a soft background."""
+def render_scene(width: int, height: int, target_there: bool = True) -> list[NDArray[np.uint8]]:
+    """FRAMES images, (height, width, 3) uint8 BGR: a checkered target going round on a soft background, or not there.
+
+    Without it the background moves, as a camera that repeats one image would be taken to be stuck.
+    """
     rng = np.random.default_rng(7)
     background = _texture(rng, height, width, max(height // 12, 2))
+    if not target_there:
+        return [np.roll(background, index, axis=1) for index in range(FRAMES)]
     side = int(scene_box(0, width, height)[2])
     target = _texture(rng, side, side, max(side // 5, 2))
     cv2.circle(target, (side // 2, side // 2), max(side // 4, 1), (20, 40, 230), -1)
@@ -67,9 +72,9 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _encoded_scene(width: int, height: int, encoding: str) -> list[NDArray[np.uint8]]:
+def _encoded_scene(width: int, height: int, encoding: str, target_there: bool) -> list[NDArray[np.uint8]]:
     code = ENCODINGS[encoding]
-    frames = render_scene(width, height)
+    frames = render_scene(width, height, target_there)
     return frames if code is None else [cv2.cvtColor(frame, code) for frame in frames]  # type: ignore[misc]
 
 
@@ -80,10 +85,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=30.0)
     parser.add_argument("--encoding", choices=tuple(ENCODINGS), default="bgr8")
     parser.add_argument("--reliability", choices=("best_effort", "reliable"), default="best_effort")
+    parser.add_argument("--absent", type=float, default=0.0, help="s, again and again, without the target")
     parser.add_argument("--topic", default="image")
     arguments = parser.parse_args(argv)
     tune_malloc()
-    frames = _encoded_scene(*arguments.size, arguments.encoding)
+    frames = _encoded_scene(*arguments.size, arguments.encoding, target_there=True)
+    without = _encoded_scene(*arguments.size, arguments.encoding, target_there=False) if arguments.absent else frames
+    stretch = max(round(arguments.absent * arguments.rate), 1)
     message = image_message(np.zeros((*frames[0].shape[:2], 3), np.uint8), Header())
     message.encoding, message.step = arguments.encoding, frames[0].strides[0]
     message.data = type(message.data)("B", bytes(frames[0].nbytes))
@@ -96,7 +104,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         while rclpy.ok():
             # A driver publishes what it has just written, so the pixels are in the processor's cache.
-            pixels[:] = frames[index % FRAMES]
+            # It begins with two stretches of the target, so that there is time to draw the box.
+            absent = index // stretch % 3 == 2
+            pixels[:] = (without if absent else frames)[index % FRAMES]
             message.header = Header(stamp=node.get_clock().now().to_msg(), frame_id=str(index))
             publisher.publish(message)
             index += 1

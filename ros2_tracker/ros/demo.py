@@ -90,7 +90,7 @@ class _DemoNode(Node):
         self._init = self.create_publisher(Detection2D, "tracker/init", qos.COMMAND)
         self.create_subscription(TrackEvent, "tracker/events", self._on_event, qos.EVENT)
         self.create_subscription(Detection2DArray, "tracker/tracks", self._on_tracks, qos.RESULT)
-        self.create_subscription(TrackStatus, "tracker/status", self._on_status, qos.RESULT)
+        self.create_subscription(TrackStatus, "tracker/status", self._on_status, qos.STATUS)
 
     def heard(self) -> bool:
         """Whether the node listens to both images and boxes."""
@@ -126,7 +126,7 @@ class _DemoNode(Node):
     def _on_status(self, msg: TrackStatus) -> None:
         stamp = stamp_ns(msg.header.stamp)
         frame = self._frame_of.get(stamp)
-        if frame is None:
+        if frame is None or msg.predicted:  # a measured one follows, or the frame counts as not answered
             return
         state = TrackState(msg.state)
         cx, cy, w, h = (float(v) for v in msg.box)

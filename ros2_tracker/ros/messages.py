@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -13,11 +14,14 @@ from vision_msgs.msg import Detection2DArray
 from ros2_tracker.msg import TrackEvent, TrackStatus
 from ros2_tracker.ros.boxes import detection
 from ros2_tracker.tracking import motion
-from ros2_tracker.tracking.events import FrameReport, TargetEvent, TargetReport
+from ros2_tracker.tracking.events import FramePrediction, FrameReport, TargetEvent, TargetPrediction, TargetReport
 from ros2_tracker.tracking.frame_buffer import NANOSECONDS
+from ros2_tracker.tracking.result import ReliabilitySignals, TrackState
 from ros2_tracker.tracking.settings import MotionSettings
 
 _NO_BOX = [math.nan] * 4
+_SIGNALS = tuple(f.name for f in fields(ReliabilitySignals))
+"""Fields of TrackStatus under the same names."""
 
 
 def stamp_ns(stamp: Time) -> int:
@@ -42,6 +46,17 @@ def tracks_message(report: FrameReport, header: Header) -> Detection2DArray:
     return array
 
 
+def predicted_tracks_message(prediction: FramePrediction, header: Header) -> Detection2DArray:
+    """As `tracks_message`, of boxes that the motion model expects."""
+    array = Detection2DArray(header=header)
+    array.detections = [
+        detection(t.estimate.box.as_tuple(), t.target_id, t.reliability, header)
+        for t in prediction.targets
+        if t.state is not TrackState.LOST
+    ]
+    return array
+
+
 def status_message(
     report: FrameReport,
     target: TargetReport,
@@ -52,7 +67,7 @@ def status_message(
     calibrated: bool,
 ) -> TrackStatus:
     """All that is known of one target after one image; `now_ns` is the time that the box is predicted to."""
-    result, signals = target.result, target.result.signals
+    result = target.result
     age_s = (now_ns - report.source.stamp_ns) / NANOSECONDS
     ahead = motion.predict(result.estimate, age_s, settings)
     message = TrackStatus(
@@ -63,10 +78,7 @@ def status_message(
         reliability=result.reliability,
         reliability_calibrated=calibrated,
         score=result.score,
-        peak=signals.peak,
-        psr=signals.psr,
-        apce=signals.apce,
-        motion_distance=signals.motion_distance,
+        **{name: getattr(result.signals, name) for name in _SIGNALS},
         velocity=np.array(result.velocity),
         covariance=result.covariance.ravel(),
         prediction_stamp=time_message(now_ns),
@@ -81,10 +93,51 @@ def status_message(
         x, y, w, h = result.box
         message.box = np.array([x + w / 2, y + h / 2, w, h])
         message.predicted_box = ahead.mean[:4].copy()
+    _set_bearing(message, bearing)
+    return message
+
+
+def predicted_status_message(
+    prediction: FramePrediction,
+    target: TargetPrediction,
+    header: Header,
+    now_ns: int,
+    bearing: tuple[float, float, float] | None,
+    settings: MotionSettings,
+    calibrated: bool,
+) -> TrackStatus:
+    """Where one target should be in an image that the network has not looked at; arguments as of `status_message`."""
+    age_s = (now_ns - prediction.source.stamp_ns) / NANOSECONDS
+    here, ahead = target.estimate, motion.predict(target.estimate, age_s, settings)
+    message = TrackStatus(
+        header=header,
+        id=target.target_id,
+        session=target.session,
+        state=int(target.state),
+        predicted=True,
+        reliability=target.reliability,
+        reliability_calibrated=calibrated,
+        velocity=np.array(here.velocity),
+        covariance=here.covariance[:4, :4].ravel(),
+        prediction_stamp=time_message(now_ns),
+        predicted_covariance=ahead.covariance[:4, :4].ravel(),
+        processing_time=prediction.processing_s,
+        image_age=age_s,
+        # Only an image could tell.
+        score=math.nan,
+        **dict.fromkeys(_SIGNALS, math.nan),
+    )
+    lost = target.state is TrackState.LOST
+    message.box = np.array(_NO_BOX) if lost else here.mean[:4].copy()
+    message.predicted_box = np.array(_NO_BOX) if lost else ahead.mean[:4].copy()
+    _set_bearing(message, bearing)
+    return message
+
+
+def _set_bearing(message: TrackStatus, bearing: tuple[float, float, float] | None) -> None:
     if bearing is not None:
         message.bearing_valid = True
         message.bearing = Vector3(x=bearing[0], y=bearing[1], z=bearing[2])
-    return message
 
 
 def event_message(event: TargetEvent, header: Header) -> TrackEvent:

@@ -30,6 +30,7 @@ from ros2_tracker.ros import boxes, processes, qos
 from ros2_tracker.ros.camera import scene_box
 from ros2_tracker.ros.environment import isolate, use_large_image_profile
 from ros2_tracker.ros.messages import stamp_ns
+from ros2_tracker.tracking.result import TrackState
 
 _START_TIMEOUT_S = 60.0
 _TARGET_ID = "bench"
@@ -43,6 +44,10 @@ class _Answers:
     tracked: list[bool] = field(default_factory=list)
     latency_s: list[float] = field(default_factory=list)
     taken_age_s: list[float] = field(default_factory=list)
+    processing_s: dict[int, list[float]] = field(default_factory=dict)
+    """By state, as TrackStatus numbers them."""
+    latency_by_state_s: dict[int, list[float]] = field(default_factory=dict)
+    """From the image's stamp to the status."""
 
 
 class _Client(Node):
@@ -56,7 +61,7 @@ class _Client(Node):
         self.diagnostics: dict[str, str] = {}
         self._init = self.create_publisher(Detection2D, "tracker/init", qos.COMMAND)
         self.create_subscription(Detection2DArray, "tracker/tracks", self._on_tracks, qos.RESULT)
-        self.create_subscription(TrackStatus, "tracker/status", self._on_status, qos.RESULT)
+        self.create_subscription(TrackStatus, "tracker/status", self._on_status, qos.STATUS)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def _on_tracks(self, msg: Detection2DArray) -> None:
@@ -72,7 +77,13 @@ class _Client(Node):
         self.answers.latency_s.append((arrived_ns - stamp_ns(msg.header.stamp)) / 1e9)
 
     def _on_status(self, msg: TrackStatus) -> None:
+        if msg.predicted:
+            return
+        arrived_ns = self.get_clock().now().nanoseconds
         self.answers.taken_age_s.append(msg.image_age - msg.processing_time)
+        self.answers.processing_s.setdefault(msg.state, []).append(msg.processing_time)
+        latency_s = (arrived_ns - stamp_ns(msg.header.stamp)) / 1e9
+        self.answers.latency_by_state_s.setdefault(msg.state, []).append(latency_s)
 
     def _on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in msg.status:
@@ -82,8 +93,8 @@ class _Client(Node):
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; exit status 1 when no track came.
 
-    Reads from `arguments`: size (width, height), rate (Hz), duration (s), encoding, reliability, model, engine,
-    precision, weights, json, parameter (list of name:=value for the node).
+    Reads from `arguments`: size (width, height), rate (Hz), duration (s), absent (s), encoding, reliability, model,
+    engine, precision, weights, json, parameter (list of name:=value for the node).
     """
     environment = dict(os.environ)
     isolate(environment)
@@ -102,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     camera = processes.start(
         "ros2_tracker.ros.camera",
         ["--size", f"{width}x{height}", "--rate", str(arguments.rate), "--encoding", arguments.encoding,
-         "--reliability", arguments.reliability],
+         "--reliability", arguments.reliability, "--absent", str(arguments.absent)],
         environment,
     )  # fmt: skip
     rclpy.init()
@@ -173,11 +184,19 @@ def _summary(
         "tracks_per_image": round(tracked / sent, 4) if sent else 0.0,
         "stamp_to_track_ms": _percentiles(answers.latency_s),
         "image_age_when_taken_up_ms": _percentiles(answers.taken_age_s),
+        "by_state": {
+            TrackState(state).name: {
+                "answers": len(answers.processing_s[state]),
+                "stamp_to_status_ms": _percentiles(answers.latency_by_state_s[state]),
+                "processing_ms": _percentiles(answers.processing_s[state]),
+            }
+            for state in sorted(answers.processing_s)
+        },
         "node": {
             key: client.diagnostics.get(key)
             for key in ("transport_p50_ms", "transport_p99_ms", "network_p50_ms", "network_p99_ms",
                         "processing_p50_ms", "processing_p99_ms",
-                        "images_received", "images_superseded", "images_too_old", "images_broken")
+                        "images_received", "images_superseded", "images_predicted", "images_too_old", "images_broken")
         },
         "node_resident_mib": {
             "start": round(resident[0][1], 1),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
@@ -17,8 +17,18 @@ from rclpy.parameter import Parameter
 
 from ros2_tracker.engines.base import ENGINES, PRECISIONS
 from ros2_tracker.engines.load import EngineSettings
-from ros2_tracker.models.variant import variant_names
-from ros2_tracker.tracking.settings import MotionSettings, ReliabilitySettings, SessionSettings, TargetSettings
+from ros2_tracker.models.variant import load_variant, variant_names
+from ros2_tracker.tracking.settings import (
+    DistractorSettings,
+    EgoMotionSettings,
+    RecoverySettings,
+    ReliabilitySettings,
+    SessionSettings,
+    TargetSettings,
+    TemplateUpdateSettings,
+    default_settings,
+    target_settings,
+)
 
 _MEBIBYTE = 1024 * 1024
 
@@ -63,7 +73,11 @@ class Declared:
         return value  # type: ignore[no-any-return]
 
 
-_R, _M, _S = ReliabilitySettings(), MotionSettings(), SessionSettings()
+_R, _E, _S = ReliabilitySettings(), EgoMotionSettings(), SessionSettings()
+_T, _F, _D = TemplateUpdateSettings(), RecoverySettings(), DistractorSettings()
+_GROUPS = tuple(f"{group.name}." for group in fields(TargetSettings))
+_MODELS_OWN = 0.0
+"""A noise of motion that is left to the model, whatever its file says."""
 
 PARAMETERS: Mapping[str, Declared] = {
     "autostart": Declared(True, "configure and activate at start"),
@@ -96,10 +110,34 @@ PARAMETERS: Mapping[str, Declared] = {
     "reliability.uncertain_after": Declared(_R.uncertain_after, "s under uncertain_below", 0.0, 60.0, live=True),
     "reliability.lost_after": Declared(_R.lost_after, "s under lost_below", 0.0, 60.0, live=True),
     "reliability.recover_after": Declared(_R.recover_after, "s over tracking_above", 0.0, 60.0, live=True),
-    "motion.acceleration": Declared(_M.acceleration, "sizes/s^2", 1e-4, 1e4, live=True),
-    "motion.size_rate": Declared(_M.size_rate, "1/s", 1e-4, 1e4, live=True),
-    "motion.position_noise": Declared(_M.position_noise, "sizes", 1e-4, 1e4, live=True),
-    "motion.size_noise": Declared(_M.size_noise, "sizes", 1e-4, 1e4, live=True),
+    "reliability.frozen_after": Declared(_R.frozen_after, "s of the same image; 0: never", 0.0, 60.0, live=True),
+    "motion.acceleration": Declared(_MODELS_OWN, "sizes/s^2; 0: the model's own", 0.0, 1e4, live=True),
+    "motion.size_rate": Declared(_MODELS_OWN, "1/s; 0: the model's own", 0.0, 1e4, live=True),
+    "motion.position_noise": Declared(_MODELS_OWN, "sizes; 0: the model's own", 0.0, 1e4, live=True),
+    "motion.size_noise": Declared(_MODELS_OWN, "sizes; 0: the model's own", 0.0, 1e4, live=True),
+    "template_update.enabled": Declared(_T.enabled, "learn the target's look while reliable", live=True),
+    "template_update.above": Declared(_T.above, "reliability of what is learnt from", 0.0, 1.0, live=True),
+    "template_update.after": Declared(_T.after, "s that reliability was there", 0.0, 3600.0, live=True),
+    "template_update.interval": Declared(_T.interval, "s between two updates", 0.0, 3600.0, live=True),
+    "template_update.weight": Declared(_T.weight, "of the recent view against the first", 0.0, 1.0, live=True),
+    "template_update.rollback_within": Declared(
+        _T.rollback_within, "s in which an update can be taken back", 0.0, 3600.0, live=True
+    ),
+    "recovery.enabled": Declared(_F.enabled, "search the image for a LOST target", live=True),
+    "recovery.windows_per_image": Declared(_F.windows_per_image, "further places for each image", 0, 64, live=True),
+    "recovery.growth": Declared(_F.growth, "of the search around the last place, sides/s", 0.0, 100.0, live=True),
+    "recovery.zoom": Declared(_F.zoom, "side of the search at most, in usual ones", 1.0, 8.0, live=True),
+    "recovery.candidate_above": Declared(_F.candidate_above, "score of a find worth a look", 0.0, 1.0, live=True),
+    "recovery.accept_above": Declared(_F.accept_above, "reliability of a find that is taken", 0.0, 1.0, live=True),
+    "recovery.accept_after": Declared(_F.accept_after, "s that it was there", 0.0, 60.0, live=True),
+    "distractors.enabled": Declared(_D.enabled, "keep look-alikes apart from the target", live=True),
+    "distractors.above": Declared(_D.above, "score of a look-alike, share of the best", 0.0, 1.0, live=True),
+    "distractors.memory": Declared(_D.memory, "s that an unseen one is remembered", 0.0, 60.0, live=True),
+    "ego_motion.enabled": Declared(_E.enabled, "look for the camera's own motion in the background", live=True),
+    "prediction.at_camera_rate": Declared(
+        _S.predict_at_camera_rate, "answer images that come while the network is busy by the motion model", live=True
+    ),
+    "prediction.in_tracks": Declared(False, "put predicted boxes into ~/tracks as well", live=True),
 }
 
 
@@ -116,14 +154,12 @@ class NodeSettings:
         """Settings from name -> value; ValueError names the parameter that is wrong."""
         checked = {name: declared.checked(name, values[name]) for name, declared in PARAMETERS.items()}
         session = SessionSettings(
-            target=TargetSettings(
-                reliability=ReliabilitySettings(**_group(checked, "reliability.")),
-                motion=MotionSettings(**_group(checked, "motion.")),
-            ),
+            target=_target_settings(checked),
             max_targets=int(checked["max_targets"]),
             max_image_age=float(checked["max_image_age"]),
             frame_buffer_duration=float(checked["frame_buffer_duration"]),
             frame_buffer_bytes=int(checked["frame_buffer_megabytes"]) * _MEBIBYTE,
+            predict_at_camera_rate=bool(checked["prediction.at_camera_rate"]),
         )
         engine = EngineSettings(
             engine=checked["engine"],
@@ -141,8 +177,12 @@ class NodeSettings:
         return self.values[name]
 
 
-def _group(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+def _target_settings(values: Mapping[str, Any]) -> TargetSettings:
+    """Every parameter of a group of TargetSettings; what is left to the model comes from its file."""
+    chosen = {name: value for name, value in values.items() if name.startswith(_GROUPS)}
+    for name in [n for n, value in chosen.items() if n.startswith("motion.") and value == _MODELS_OWN]:
+        del chosen[name]
+    return target_settings(chosen, default_settings(load_variant(values["model"])))
 
 
 def declare(node: Node) -> NodeSettings:

@@ -22,7 +22,10 @@ COMMAND = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=Reli
 """Boxes and cancellations: each one counts."""
 
 RESULT = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE)
-"""Tracks, status and bearing; a best-effort subscriber matches as well."""
+"""Tracks and bearing; a best-effort subscriber matches as well."""
+
+STATUS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=64, reliability=ReliabilityPolicy.RELIABLE)
+"""One message a target and image: as many as come at once must find room, or a reliable reader misses some."""
 
 EVENT = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,

@@ -24,21 +24,27 @@ class Candidate:
 
 
 def decode_ltrb(
-    score_map: NDArray[np.float32], ltrb: NDArray[np.float32], window: NDArray[np.float32] | None
+    score_map: NDArray[np.float32],
+    ltrb: NDArray[np.float32],
+    window: NDArray[np.float32] | None,
+    cell: tuple[int, int] | None = None,
 ) -> Candidate:
-    """Candidate at the highest windowed score of an anchor-free head.
+    """Candidate at the highest windowed score of an anchor-free head, or at another cell.
 
     Args:
         score_map: (F, F) scores in [0, 1]; cell (i, j) is centred at ((j + 0.5) / F, (i + 0.5) / F).
         ltrb: (4, F, F) distances from the cell's centre to left, top, right, bottom, in search sides.
         window: (F, F) weights, or None.
+        cell: (row, column) of the one that is wanted; None: the best.
 
     Raises:
         FloatingPointError: the maps hold a value that is not finite at the chosen cell.
 
     """
-    weighted = score_map if window is None else score_map * window
-    row, column = divmod(int(weighted.argmax()), score_map.shape[1])
+    if cell is None:
+        weighted = score_map if window is None else score_map * window
+        cell = divmod(int(weighted.argmax()), score_map.shape[1])
+    row, column = cell
     left, top, right, bottom = ltrb[:, row, column].tolist()
     score = float(score_map[row, column])
     # One of them that is not finite makes the sum so.

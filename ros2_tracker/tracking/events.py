@@ -7,7 +7,8 @@ from enum import IntEnum
 from typing import Protocol
 
 from ros2_tracker.tracking.frame_buffer import StampedFrame
-from ros2_tracker.tracking.result import TrackResult
+from ros2_tracker.tracking.motion import MotionState
+from ros2_tracker.tracking.result import TrackResult, TrackState
 
 
 class EventType(IntEnum):
@@ -22,7 +23,7 @@ class EventType(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why a box was refused; the numbers are those of TrackEvent.msg."""
+    """Why a box was refused, or a target became UNCERTAIN or LOST; the numbers are those of TrackEvent.msg."""
 
     NONE = 0
     STAMP_TOO_OLD = 1
@@ -34,6 +35,11 @@ class Reason(IntEnum):
     IMAGE_INVALID = 7
     INTERNAL_ERROR = 8
     NOT_ACTIVE = 9
+    OCCLUDED = 20
+    OUT_OF_VIEW = 21
+    DRIFT = 22
+    DISTRACTOR = 23
+    BAD_IMAGE = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,30 @@ class FrameReport:
     """From taking up the frame to this report."""
 
 
+@dataclass(frozen=True, slots=True)
+class TargetPrediction:
+    """Where the motion model expects a target in a frame that the network has not looked at."""
+
+    target_id: str
+    session: int
+    state: TrackState
+    reliability: float
+    """In [0, 1]: of the last answer, less what the time since then makes of it."""
+    estimate: MotionState
+    """At the frame's stamp; of a LOST target it says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class FramePrediction:
+    """All targets in a frame that came while the worker was busy."""
+
+    source: StampedFrame
+    targets: tuple[TargetPrediction, ...]
+    """At least one."""
+    processing_s: float
+    """From taking up the frame to this report."""
+
+
 @dataclass(slots=True)
 class Counters:
     """What a session did since it began; diagnostics publish every field under its name."""
@@ -94,6 +124,8 @@ class Counters:
     images_answered: int = 0
     images_superseded: int = 0
     """A newer image came before the worker took this one."""
+    images_predicted: int = 0
+    """Came while the worker was busy and were answered by the motion model at once; some are measured later."""
     images_too_old: int = 0
     images_out_of_order: int = 0
     """Not newer than the image before."""
@@ -107,6 +139,8 @@ class Counters:
     catch_up_frames: int = 0
     update_failures: int = 0
     cancels_unknown: int = 0
+    ego_motion_unknown: int = 0
+    """Frames between which the background's motion could not be told."""
     camera_infos_unusable: int = 0
     """From which no bearing follows; each message counts, also when it repeats the last."""
 
@@ -116,7 +150,7 @@ class Counters:
 
 
 class SessionObserver(Protocol):
-    """Who is told. Called on the worker thread, or on the thread that cancels."""
+    """Who is told: on the worker thread, or on the one that cancels or pushes. Only `on_failure` may come meanwhile."""
 
     def on_event(self, event: TargetEvent) -> None:
         """Something happened to a target."""
@@ -124,6 +158,10 @@ class SessionObserver(Protocol):
 
     def on_report(self, report: FrameReport) -> None:
         """A frame was answered. Keep it short: cancelling waits for it."""
+        ...
+
+    def on_prediction(self, prediction: FramePrediction) -> None:
+        """A frame that is not taken up at once was answered by the motion model. Keep it short: `push` waits for it."""
         ...
 
     def on_failure(self, what: str, error: Exception) -> None:

@@ -73,13 +73,39 @@ class Family(Protocol):
         """The question: where is what was last seen at `last`, in a region `zoom` times as large as usual?"""
         ...
 
-    def proposal(self, look: Look, outputs: NamedArrays) -> Proposal:
-        """The answer; FloatingPointError when it is not finite."""
+    def proposal(self, look: Look, outputs: NamedArrays, cell: tuple[int, int] | None = None) -> Proposal:
+        """The answer, or that of a (row, column) of a centre map which is not its best; corner heads know no other.
+
+        Raises:
+            FloatingPointError: it is not finite.
+
+        """
         ...
 
     def renewed(self, appearance: Appearance, frame: Frame, found: Proposal, frame_number: int) -> Appearance:
-        """The appearance after a frame; frames count from 1 after the first one."""
+        """The appearance after a frame as the authors' loop has it; frames count from 1 after the first one."""
         ...
+
+    def updated(self, first: Appearance, frame: Frame, box: Box, weight: float) -> Appearance | None:
+        """The first appearance with a recent view of the target beside it, or blended in with a weight in [0, 1].
+
+        None where nothing would change.
+        """
+        ...
+
+
+def blended(first: NDArray, recent: NDArray, weight: float) -> NDArray:
+    """`weight` of the recent array and the rest of the first, in the first's type."""
+    mixed = (1.0 - weight) * first.astype(np.float32) + weight * recent.astype(np.float32)
+    return (np.rint(mixed) if first.dtype.kind in "ui" else mixed).astype(first.dtype)
+
+
+def at_cell(cell: tuple[int, int], score_map: NDArray[np.floating], look: Look) -> tuple[Box, float]:
+    """Box of the size before at a cell of a centre map, and its score: for graphs that decode their best cell alone."""
+    (row, column), cells, region, last = cell, score_map.shape[0], look.region, look.last
+    x = region.x + (column + 0.5) / cells * region.side
+    y = region.y + (row + 0.5) / cells * region.side
+    return Box.from_center(x, y, last.w, last.h), float(score_map[row, column])
 
 
 def require_finite(**values: NDArray | float) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ros2_tracker.tracking.geometry import Box
 from ros2_tracker.tracking.settings import MotionSettings
+
+Homography: TypeAlias = NDArray[np.float64]
+"""(3, 3), from px of one image to px of another view of the same scene."""
 
 # A pause longer than this says nothing about the velocity any more.
 MAX_STEP_S = 1.0
@@ -75,6 +78,8 @@ class MotionState(NamedTuple):
     y: Moving
     w: Drifting
     h: Drifting
+    camera: tuple[float, float] = (0.0, 0.0)
+    """What of the velocity the camera's own motion made in the last frame, px/s; 0 where that is not known."""
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -140,6 +145,91 @@ def predict(state: MotionState, dt: float, settings: MotionSettings) -> MotionSt
         state.y.predicted(dt, acceleration),
         Drifting(state.w.length, state.w.variance + drift),
         Drifting(state.h.length, state.h.variance + drift),
+        state.camera,
+    )
+
+
+def predict_seen(
+    state: MotionState, dt: float, settings: MotionSettings, homography: Homography | None
+) -> MotionState:
+    """As `predict`, where it is known how the background moved in between; None: it is not.
+
+    The target keeps its velocity against the background: the camera's part in it is taken from the last frame and
+    replaced by what the homography (last image to this one, px) says of this one. Without a homography the camera is
+    taken to go on as before.
+    """
+    if homography is None or dt <= 0.0:
+        return predict(state, dt, settings)
+    x, y, (vx, vy) = state.x, state.y, state.camera
+    against_background = state._replace(
+        x=x._replace(velocity=x.velocity - vx), y=y._replace(velocity=y.velocity - vy)
+    )
+    carried = warped(against_background, homography)
+    camera = ((carried.x.position - x.position) / dt, (carried.y.position - y.position) / dt)
+    ahead = predict(carried, dt, settings)
+    return ahead._replace(
+        x=ahead.x._replace(velocity=ahead.x.velocity + camera[0]),
+        y=ahead.y._replace(velocity=ahead.y.velocity + camera[1]),
+        camera=camera,
+    )
+
+
+class LocalMap(NamedTuple):
+    """A homography near one point: where the point goes, and the 2x2 matrix that its surroundings are moved by."""
+
+    x: float
+    y: float
+    xx: float
+    xy: float
+    yx: float
+    yy: float
+
+    @classmethod
+    def of(cls, homography: Homography, x: float, y: float) -> LocalMap:
+        """Of a 3x3 homography at (x, y); ZeroDivisionError where it sends the point to infinity."""
+        (a, b, c), (d, e, f), (g, h, i) = homography.tolist()
+        depth = g * x + h * y + i
+        u, v = (a * x + b * y + c) / depth, (d * x + e * y + f) / depth
+        return cls(u, v, (a - g * u) / depth, (b - h * u) / depth, (d - g * v) / depth, (e - h * v) / depth)
+
+    def sides(self, w: float, h: float) -> tuple[float, float]:
+        """Width and height of a box after the map, taken as the box around its inscribed ellipse.
+
+        Exact for scale; a quarter turn swaps the sides, and a turn of a round target changes nothing.
+        """
+        return math.hypot(self.xx * w, self.xy * h), math.hypot(self.yx * w, self.yy * h)
+
+
+def warped(state: MotionState, homography: Homography) -> MotionState:
+    """State in an image that is another view of the same scene; `homography` maps px here to px there.
+
+    Velocity and sides are moved by its local affine part. The filter's coordinates stay uncoupled: what a turn makes
+    of the covariance between x and y is left out, its trace is kept.
+    """
+    x, y, (w, w_variance), (h, h_variance) = state.x, state.y, state.w, state.h
+    near = LocalMap.of(homography, x.position, y.position)
+
+    def along(position: float, from_x: float, from_y: float) -> Moving:
+        xx, yy = from_x**2, from_y**2
+        return Moving(
+            position,
+            from_x * x.velocity + from_y * y.velocity,
+            xx * x.position_variance + yy * y.position_variance,
+            xx * x.cross_covariance + yy * y.cross_covariance,
+            xx * x.velocity_variance + yy * y.velocity_variance,
+        )
+
+    def side(length: float, from_w: float, from_h: float) -> Drifting:
+        # First order: d length / d w = from_w^2 w / length.
+        by_w, by_h = (from_w**2 * w / length, from_h**2 * h / length) if length > 0.0 else (1.0, 1.0)
+        return Drifting(length, by_w**2 * w_variance + by_h**2 * h_variance)
+
+    new_w, new_h = near.sides(w, h)
+    return state._replace(
+        x=along(near.x, near.xx, near.xy),
+        y=along(near.y, near.yx, near.yy),
+        w=side(new_w, near.xx, near.xy),
+        h=side(new_h, near.yx, near.yy),
     )
 
 
@@ -168,6 +258,7 @@ def correct(predicted: MotionState, box: Box, noise: MeasurementNoise) -> Motion
         predicted.y.corrected(box.cy, noise.center),
         predicted.w.corrected(box.w, noise.side),
         predicted.h.corrected(box.h, noise.side),
+        predicted.camera,
     )
 
 

@@ -6,12 +6,13 @@ The abstract says nothing of it. The variant says what is outside the image and 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ros2_tracker.engines.base import Engine, NamedArrays
 from ros2_tracker.models.variant import Variant
 from ros2_tracker.models.window import hann_window
-from ros2_tracker.tracking.crop import Region, crop, mean_rgb
-from ros2_tracker.tracking.family import Appearance, Look, Proposal, require_finite
+from ros2_tracker.tracking.crop import Region, crop, lazy_crop, mean_rgb
+from ros2_tracker.tracking.family import Appearance, Look, Proposal, at_cell, blended, require_finite
 from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box, kept_in_image
 
@@ -24,28 +25,29 @@ class MultiStage:
     inputs = frozenset({"template_tokens", "search"})
     outputs = frozenset({"box", "score", "score_map"})
 
-    def __init__(self, variant: Variant, template_engine: Engine) -> None:
-        """`template_engine` runs the template graph: its tokens are computed once and kept."""
+    def __init__(self, variant: Variant, template_engine: Engine, lazy: bool = False) -> None:
+        """`template_engine` runs the template graph: its tokens are computed once and kept.
+
+        `lazy`: search crops are left to the engine; see `engines.patch`.
+        """
         self._variant = variant
+        self._cut = lazy_crop if lazy else crop
         self.template_engine = template_engine
         self._window = hann_window(variant.search.size // _STRIDE)
 
     def appearance(self, frame: Frame, box: Box) -> Appearance:
         """Tokens of the template, before they meet those of a search region."""
-        variant = self._variant
-        fill = mean_rgb(frame) if variant.fill == "mean" else (0.0, 0.0, 0.0)
-        shown = crop(frame, Region.around(box, variant.template.factor), variant.template.size, fill)
-        (made,) = self.template_engine.run([{"template": shown}])
-        return Appearance({"template_tokens": made["tokens"]}, fill)
+        fill = mean_rgb(frame) if self._variant.fill == "mean" else (0.0, 0.0, 0.0)
+        return Appearance({"template_tokens": self._tokens(frame, box, fill)}, fill)
 
     def look(self, appearance: Appearance, frame: Frame, last: Box, zoom: float = 1.0) -> Look:
         """The search crop beside the tokens."""
         search = self._variant.search
-        region = Region.around(last, zoom * search.factor)
-        patch = crop(frame, region, search.size, appearance.fill)
+        region = Region.around(last, zoom * search.factor).snapped(search.size, frame.width, frame.height)
+        patch = self._cut(frame, region, search.size, appearance.fill)
         return Look({**appearance.inputs, "search": patch}, region, last, frame.width, frame.height)
 
-    def proposal(self, look: Look, outputs: NamedArrays) -> Proposal:
+    def proposal(self, look: Look, outputs: NamedArrays, cell: tuple[int, int] | None = None) -> Proposal:
         """The graph's box in the image, its size smoothed against the last one, its centre in the image."""
         require_finite(box=outputs["box"], score=outputs["score"])
         found = look.region.to_image(*(float(v) for v in outputs["box"]))
@@ -53,10 +55,26 @@ class MultiStage:
         w = weight * found.w + (1.0 - weight) * last.w
         h = weight * found.h + (1.0 - weight) * last.h
         box = kept_in_image(Box.from_center(found.cx, found.cy, w, h), look.width, look.height)
-        score_map = outputs["score_map"]
-        cell = divmod(int(np.argmax(score_map * self._window)), score_map.shape[1])
-        return Proposal(box, float(outputs["score"]), score_map[None], (cell,))
+        score_map, score = outputs["score_map"], float(outputs["score"])
+        if cell is None:
+            cell = divmod(int(np.argmax(score_map * self._window)), score_map.shape[1])
+        else:
+            box, score = at_cell(cell, score_map, look)
+        return Proposal(box, score, score_map[None], (cell,))
 
     def renewed(self, appearance: Appearance, frame: Frame, found: Proposal, frame_number: int) -> Appearance:
         """The first template for ever."""
         return appearance
+
+    def updated(self, first: Appearance, frame: Frame, box: Box, weight: float) -> Appearance | None:
+        """Tokens of both views mixed."""
+        if weight == 0.0:
+            return None
+        recent = self._tokens(frame, box, first.fill)
+        return Appearance({"template_tokens": blended(first.inputs["template_tokens"], recent, weight)}, first.fill)
+
+    def _tokens(self, frame: Frame, box: Box, fill: tuple[float, float, float]) -> NDArray[np.floating]:
+        template = self._variant.template
+        shown = crop(frame, Region.around(box, template.factor), template.size, fill)
+        (made,) = self.template_engine.run([{"template": shown}])
+        return made["tokens"]

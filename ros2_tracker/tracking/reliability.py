@@ -1,114 +1,142 @@
-"""How far an answer can be trusted: signals of one frame, their probability, and the state they add up to."""
+"""How far an answer can be trusted: the probability that its signals mean, and the state they add up to."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
-from itertools import chain
-from operator import mul
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ros2_tracker.tracking.family import Proposal
 from ros2_tracker.tracking.result import ReliabilitySignals, TrackState
 from ros2_tracker.tracking.settings import ReliabilitySettings
 
-# Cells around the peak that belong to it (a 5x5 square; Bolme et al. use 11x11 px of a finer map).
-_PEAK_RADIUS = 2
-_EPSILON = 1e-6
+# Beyond this the logistic function is 0 or 1 for all purposes.
+_MOST_LOGIT = 30.0
+
+DIRECTIONS: dict[str, int] = {
+    "peak": 1,
+    "psr": 1,
+    "apce": 1,
+    "motion_distance": -1,
+    "margin": 1,
+    "entropy": -1,
+    "size_change": -1,
+    "aspect_change": -1,
+    "similarity_first": 1,
+    "similarity_recent": 1,
+    "sharpness": 1,
+    "exposure": 1,
+}
+"""Signals that a model may use, and whether more of one can only mean more (1) or less (-1) reliability.
+
+`frozen_for` is not among them: a stuck camera and a simulator without noise look alike, so a setting decides.
+"""
+
+TRANSFORMS: dict[str, Callable[[float], float]] = {
+    "linear": float,
+    "log": math.log,
+    "log1p": math.log1p,
+    "logit": lambda value: math.log(value / (1.0 - value)),
+}
+"""Of a clipped signal; all of them grow with it."""
 
 
-class MapSignals(NamedTuple):
-    """What the shape of an (F, F) score map says."""
+class Term(NamedTuple):
+    """One signal's part in the log odds: weight * transform(signal, clipped to [low, high])."""
 
-    psr: float
-    """Peak-to-sidelobe ratio: (peak - mean) / deviation outside the peak's surroundings (Bolme et al., CVPR 2010)."""
-    apce: float
-    """Average peak-to-correlation energy: |max - min|^2 / mean((map - min)^2) (Wang et al., CVPR 2017, eq. 9)."""
-
-
-def map_signals(score_map: NDArray[np.floating], cell: tuple[int, int]) -> MapSignals:
-    """Signals of a map whose peak is at `cell` (row, column)."""
-    # Plain Python: right after the network has emptied the caches, ten calls of NumPy on so few numbers take longer.
-    row, column = cell
-    rows: list[list[float]] = score_map.tolist()
-    scores = list(chain.from_iterable(rows))
-    columns = slice(max(column - _PEAK_RADIUS, 0), column + _PEAK_RADIUS + 1)
-    near = list(chain.from_iterable(r[columns] for r in rows[max(row - _PEAK_RADIUS, 0) : row + _PEAK_RADIUS + 1]))
-    total, squares, low = sum(scores), sum(map(mul, scores, scores)), min(scores)
-
-    count = len(scores) - len(near)
-    mean = (total - sum(near)) / count
-    variance = (squares - sum(map(mul, near, near))) / count - mean * mean
-    psr = (rows[row][column] - mean) / (math.sqrt(max(variance, 0.0)) + 1e-3)
-
-    energy = (squares - 2.0 * low * total) / len(scores) + low * low
-    return MapSignals(psr, (max(scores) - low) ** 2 / (max(energy, 0.0) + _EPSILON))
+    signal: str
+    transform: str
+    low: float
+    high: float
+    weight: float
+    """Of the sign that `DIRECTIONS` has, or 0."""
 
 
-def signals_of(proposal: Proposal, motion_distance: float) -> ReliabilitySignals:
-    """What an answer says of its own reliability; of two corners the worse one counts."""
-    signals = [map_signals(m, cell) for m, cell in zip(proposal.score_maps, proposal.cells, strict=True)]
-    return ReliabilitySignals(
-        peak=proposal.score,
-        psr=min(each.psr for each in signals),
-        apce=min(each.apce for each in signals),
-        motion_distance=motion_distance,
-    )
+def checked_term(data: Mapping[str, Any]) -> Term:
+    """A term as a file has it; ValueError or KeyError unless it is one, and monotone in the right direction."""
+    term = Term(str(data["signal"]), str(data["transform"]), *(float(data[n]) for n in ("low", "high", "weight")))
+    if term.signal not in DIRECTIONS or term.transform not in TRANSFORMS:
+        raise ValueError(f"signal {term.signal!r} with transform {term.transform!r} is not known")
+    ends = [TRANSFORMS[term.transform](value) for value in (term.low, term.high)]
+    if not (all(map(math.isfinite, (*ends, term.weight))) and term.low <= term.high):
+        raise ValueError(f"{term.signal}: not finite, or not a range: {term}")
+    if term.weight * DIRECTIONS[term.signal] < 0.0:
+        raise ValueError(f"{term.signal}: a weight of {term.weight:g} has the wrong sign")
+    return term
 
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityModel:
-    """Logistic model from signals to the probability of IoU >= 0.5.
-
-    logit = bias + peak * logit(peak) + psr * log1p(psr) + apce * log1p(apce) - motion * min(distance, 6)
-    """
+    """Logistic model from signals to the probability of IoU >= 0.5: log odds = bias + sum of the terms."""
 
     bias: float
-    peak: float
-    psr: float
-    apce: float
-    motion: float
+    terms: tuple[Term, ...]
     calibrated: bool
-    """Whether the coefficients were fitted for this network on sequences it was not trained on."""
+    """Whether it was fitted for this network, on annotated sequences."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What it was fitted on, and how good it was on sequences that were left out."""
 
     @classmethod
     def load(cls, path: Path) -> ReliabilityModel:
         """Read the JSON file beside a network's weights.
 
         Raises:
-            ValueError: the file is not JSON, lacks a coefficient, or holds one that is not a finite number.
+            ValueError: the file is not JSON, or not a model whose terms are finite and monotone.
 
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            values = {name: float(data[name]) for name in ("bias", "peak", "psr", "apce", "motion")}
-            calibrated = bool(data["calibrated"])
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            bias, terms = float(data["bias"]), tuple(checked_term(each) for each in data["terms"])
+            calibrated, provenance = bool(data["calibrated"]), dict(data.get("provenance", {}))
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise ValueError(f"{path}: not a reliability model ({error!r})") from error
-        if not all(math.isfinite(v) for v in values.values()):
-            raise ValueError(f"{path}: a coefficient is not finite: {values}")
-        return cls(**values, calibrated=calibrated)
+        if not math.isfinite(bias):
+            raise ValueError(f"{path}: the bias is not finite: {bias}")
+        return cls(bias, terms, calibrated, provenance)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `load` reads it."""
+        terms = [term._asdict() for term in self.terms]
+        return {
+            "calibrated": self.calibrated,
+            "bias": self.bias,
+            "terms": terms,
+            "provenance": dict(self.provenance),
+        }
 
     def probability(self, signals: ReliabilitySignals) -> float:
-        """Reliability in [0, 1]."""
-        peak = min(max(signals.peak, 1e-4), 1.0 - 1e-4)
-        logit = (
-            self.bias
-            + self.peak * math.log(peak / (1.0 - peak))
-            + self.psr * math.log1p(max(signals.psr, 0.0))
-            + self.apce * math.log1p(max(signals.apce, 0.0))
-            - self.motion * min(signals.motion_distance, 6.0)
-        )
-        return 1.0 / (1.0 + math.exp(-min(max(logit, -30.0), 30.0)))
+        """Reliability in [0, 1]; 0 where a signal is not a number."""
+        logit = self.bias
+        for name, transform, low, high, weight in self.terms:
+            logit += weight * TRANSFORMS[transform](min(max(getattr(signals, name), low), high))
+        if math.isnan(logit):
+            return 0.0
+        return 1.0 / (1.0 + math.exp(-min(max(logit, -_MOST_LOGIT), _MOST_LOGIT)))
+
+    def reliability(self, signals: ReliabilitySignals, settings: ReliabilitySettings) -> float:
+        """The probability; 0 when the camera is taken to be stuck, as its image says nothing about now."""
+        if 0.0 < settings.frozen_after <= signals.frozen_for:
+            return 0.0
+        return self.probability(signals)
 
 
-DEFAULT_RELIABILITY = ReliabilityModel(bias=0.5, peak=0.8, psr=0.0, apce=0.0, motion=0.3, calibrated=False)
+DEFAULT_RELIABILITY = ReliabilityModel(
+    bias=0.5,
+    terms=(Term("peak", "logit", 1e-4, 1.0 - 1e-4, 0.8), Term("motion_distance", "linear", 0.0, 6.0, -0.3)),
+    calibrated=False,
+)
 """For networks without a fitted model: the peak, held back by surprising motion."""
+
+
+class WayBack(NamedTuple):
+    """What reliability must do for a target that is not TRACKING to be so again."""
+
+    above: float
+    """It must be at least this,"""
+    after: float
+    """for that many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +149,23 @@ class Hysteresis:
     below_lost: float = 0.0
     """Seconds since reliability was last at `lost_below` or more."""
     above_tracking: float = 0.0
-    """Seconds since reliability was last under `tracking_above`."""
+    """Seconds since reliability was last under what the way back to TRACKING needs."""
     not_tracking: float = 0.0
     """Seconds since the state was last TRACKING; on the step back to it, how long it had not been."""
 
-    def step(self, reliability: float, dt: float, settings: ReliabilitySettings) -> Hysteresis:
-        """State after a frame of this reliability, `dt` seconds after the one before."""
+    def step(
+        self, reliability: float, dt: float, settings: ReliabilitySettings, back: WayBack | None = None
+    ) -> Hysteresis:
+        """State after a frame of this reliability, `dt` seconds after the one before; `back` if not the settings'."""
+        back = back or WayBack(settings.tracking_above, settings.recover_after)
         below_uncertain = self.below_uncertain + dt if reliability < settings.uncertain_below else 0.0
         below_lost = self.below_lost + dt if reliability < settings.lost_below else 0.0
-        above_tracking = self.above_tracking + dt if reliability >= settings.tracking_above else 0.0
+        above_tracking = self.above_tracking + dt if reliability >= back.above else 0.0
         state = self.state
         if state is TrackState.TRACKING:
             if below_uncertain > 0.0 and below_uncertain >= settings.uncertain_after:
                 state = TrackState.UNCERTAIN
-        elif above_tracking > 0.0 and above_tracking >= settings.recover_after:
+        elif above_tracking > 0.0 and above_tracking >= back.after:
             state = TrackState.TRACKING
         if state is not TrackState.LOST and below_lost > 0.0 and below_lost >= settings.lost_after:
             state = TrackState.LOST

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ros2_tracker.tracking.motion import MeasurementNoise, MotionState
+
+if TYPE_CHECKING:
+    from ros2_tracker.tracking.events import Reason
 
 
 class TrackState(IntEnum):
@@ -34,6 +38,24 @@ class ReliabilitySignals:
     """Average peak-to-correlation energy of the score map (Wang et al., CVPR 2017, eq. 9)."""
     motion_distance: float
     """Mahalanobis distance between the measured and the predicted box centre."""
+    margin: float
+    """Peak minus the highest score outside the box, in [-1, 1]; of two corners the smaller one."""
+    entropy: float
+    """Of the score map as a distribution, 0 (one cell) to 1 (uniform)."""
+    size_change: float
+    """|log| of the ratio of the box's area, as the network says it, to that of the box before."""
+    aspect_change: float
+    """|log| of the ratio of its aspect to that of the box before."""
+    similarity_first: float
+    """Of the box's colours to those of the first box, in [0, 1] (Bhattacharyya coefficient of histograms)."""
+    similarity_recent: float
+    """Of the box's colours and pixels to those of the last reliable box, in [-0.5, 1]; 1: the same."""
+    sharpness: float
+    """Detail in the box relative to that in the first box; 1: as sharp."""
+    exposure: float
+    """Share of the image that is neither black nor white, in [0, 1]."""
+    frozen_for: float
+    """Seconds since the image last changed: a camera that repeats its last image, or a simulator without noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +78,8 @@ class TrackResult:
     """The motion model after this frame: what `motion.predict` moves on to a later time."""
     previous_state: TrackState
     """State before this frame: a difference is an event."""
+    cause: Reason
+    """Why it is not TRACKING, where the signals tell; else NONE."""
     network_s: float = 0.0
     """Seconds spent in the network; of a run for several targets its share."""
     not_tracking_for: float = 0.0

@@ -3,6 +3,9 @@
 Threads: `push`, `request_init`, `cancel` and `apply_settings` may be called from any thread and return at once; one
 worker thread calls `work` in a loop and runs the network. After `cancel` has returned, nothing more is reported of
 the cancelled targets, even if the worker was in the middle of one.
+
+A frame that comes while the worker is busy is answered by `push` itself, from what the last answers say of motion;
+the worker may take it up later, and then reports what it measured.
 """
 
 from __future__ import annotations
@@ -16,20 +19,25 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
+from ros2_tracker.tracking.ego_motion import EgoMotion
 from ros2_tracker.tracking.events import (
     Counters,
     EventType,
+    FramePrediction,
     FrameReport,
     InitRequest,
     Reason,
     SessionObserver,
     TargetEvent,
+    TargetPrediction,
     TargetReport,
 )
 from ros2_tracker.tracking.frame import FrameError
 from ros2_tracker.tracking.frame_buffer import NANOSECONDS, FrameBuffer, StampedFrame
 from ros2_tracker.tracking.geometry import BoxError, BoxOutsideImageError
+from ros2_tracker.tracking.motion import Homography
 from ros2_tracker.tracking.network import TrackingNetwork
+from ros2_tracker.tracking.prediction import predicted
 from ros2_tracker.tracking.result import TrackResult, TrackState
 from ros2_tracker.tracking.settings import SessionSettings
 from ros2_tracker.tracking.target import Target
@@ -59,6 +67,8 @@ class _Followed:
     """Of the last frame it has seen."""
     catch_up_until: float | None
     """Deadline (monotonic s) while it works through buffered frames; None once it is up to date."""
+    answer: tuple[int, TrackResult] | None = None
+    """The last that was reported, with its frame's stamp in ns: what predictions start from."""
 
 
 class _Refused(Exception):
@@ -88,6 +98,9 @@ class TrackingSession:
         self._changed = threading.Condition(threading.RLock())
         self._buffer = FrameBuffer(settings.frame_buffer_duration, settings.frame_buffer_bytes)
         self._next: StampedFrame | None = None
+        self._next_is_predicted = False
+        self._busy = False
+        self._ego_motion = EgoMotion()
         self._waiting: list[InitRequest] = []
         self._targets: dict[str, _Followed] = {}
         self._names = 0
@@ -112,6 +125,7 @@ class TrackingSession:
 
     def push(self, frame: StampedFrame) -> None:
         """Offer a new frame; it replaces one that the worker has not taken yet."""
+        started = time.perf_counter()
         with self._changed:
             self.counters.images_received += 1
             age_ns = self._clock_ns() - frame.stamp_ns
@@ -131,7 +145,11 @@ class TrackingSession:
             self._buffer.push(frame)
             if self._next is not None:
                 self.counters.images_superseded += 1
-            self._next = frame
+                if not self._next_is_predicted:  # the worker was free, but did not wake up in time
+                    self._predict(self._next, started)
+            self._next, self._next_is_predicted = frame, self._busy
+            if self._busy:
+                self._predict(frame, started)
             self._changed.notify_all()
 
     def count_broken(self) -> None:
@@ -185,6 +203,26 @@ class TrackingSession:
         with self._changed:
             self._changed.notify_all()
 
+    def _predict(self, source: StampedFrame, started: float) -> None:
+        """Answer a frame by the motion model, for targets that the worker has answered before; under the lock.
+
+        So it comes after all that was reported and before all that will be, and never for a cancelled target.
+        """
+        if not self._settings.predict_at_camera_rate:
+            return
+        targets = []
+        for name, followed in self._targets.items():
+            if followed.answer is None or followed.catch_up_until is not None:
+                continue
+            stamp_ns, result = followed.answer
+            ahead = predicted(result, (source.stamp_ns - stamp_ns) / NANOSECONDS, self._settings.target)
+            if ahead is not None:
+                targets.append(TargetPrediction(name, followed.session, *ahead))
+        if targets:
+            self.counters.images_predicted += 1
+            elapsed_s = time.perf_counter() - started
+            self._observer.on_prediction(FramePrediction(source, tuple(targets), elapsed_s))
+
     # -- the worker thread --------------------------------------------------------------------------------------
 
     def work(self, timeout_s: float) -> bool:
@@ -197,6 +235,14 @@ class TrackingSession:
             if self._next is None and not self._can_start() and not self._behind():
                 self._changed.wait(timeout_s)
             taken, self._next = self._next, None
+            self._busy = taken is not None or self._can_start() or bool(self._behind())
+        try:
+            return self._do(taken)
+        finally:
+            with self._changed:
+                self._busy = False
+
+    def _do(self, taken: StampedFrame | None) -> bool:
         started = time.perf_counter()
         begun = self._start_waiting()
         if taken is not None:
@@ -334,9 +380,25 @@ class TrackingSession:
             current = [(n, f) for n, f in current if not 0 <= f.stamp_ns - taken.stamp_ns <= _TIME_JUMP_NS]
         if current and not self._is_usable(taken):
             return
-        results = self._update([followed for _, followed in current], taken)
+        followed = [f for _, f in current]
+        results = self._update(followed, taken, self._homographies(followed, taken))
         answers = [(n, f, r) for (n, f), r in zip(current, results, strict=True) if r is not None]
         self._report(taken, answers, started)
+
+    def _homographies(self, targets: Sequence[_Followed], source: StampedFrame) -> list[Homography | None]:
+        """For each target how the background moved since the last frame it has seen; None where that is not known."""
+        unknown: list[Homography | None] = [None] * len(targets)
+        if not targets or not self._settings.target.ego_motion.enabled:
+            self._ego_motion.forget()
+            return unknown
+        since_ns = self._ego_motion.stamp_ns
+        ego = self._tried(lambda: self._ego_motion.to(source.frame, source.stamp_ns, [f.target.box for f in targets]))
+        if ego is None or since_ns is None:
+            return unknown
+        if ego.homography is None:
+            with self._changed:
+                self.counters.ego_motion_unknown += 1
+        return [ego.homography if f.stamp_ns == since_ns else None for f in targets]
 
     def _catch_up(self, name: str, started: float) -> None:
         """One buffered frame for one target that began on an older one."""
@@ -351,7 +413,7 @@ class TrackingSession:
             left_s = followed.catch_up_until - time.monotonic()
         affordable = max(int(left_s / self._update_s), 1)
         source = ahead[min(math.ceil(len(ahead) / affordable), len(ahead)) - 1]
-        result = self._update([followed], source)[0] if self._is_usable(source) else None
+        result = self._update([followed], source, [None])[0] if self._is_usable(source) else None
         followed.stamp_ns = source.stamp_ns
         with self._changed:
             self.counters.catch_up_frames += 1
@@ -380,13 +442,19 @@ class TrackingSession:
             self._observer.on_failure("image not usable", error)
             return False
 
-    def _update(self, targets: Sequence[_Followed], source: StampedFrame) -> list[TrackResult | None]:
+    def _update(
+        self, targets: Sequence[_Followed], source: StampedFrame, egos: Sequence[Homography | None]
+    ) -> list[TrackResult | None]:
         """One frame for several targets in one run of the network; None for those that it failed for.
 
+        `egos` say for each target how the background moved since its last frame, where that is known.
         Failures are counted and reported; such a target stays as it was.
         """
         started = time.perf_counter()
-        questions = [self._tried(lambda t=f.target: t.ask(source.frame, source.stamp)) for f in targets]
+        questions = [
+            self._tried(lambda t=f.target, e=ego: t.ask(source.frame, source.stamp, e))
+            for f, ego in zip(targets, egos, strict=True)
+        ]
         asked = [(f, q) for f, q in zip(targets, questions, strict=True) if q is not None]
         if not asked:
             return [None] * len(targets)
@@ -434,6 +502,7 @@ class TrackingSession:
                 self.counters.images_answered += 1
             self._observer.on_report(report)
             for name, followed, result in alive:
+                followed.answer = (source.stamp_ns, result)
                 self._tell_change(name, followed, source, result)
 
     def _tell_change(self, name: str, followed: _Followed, source: StampedFrame, result: TrackResult) -> None:
@@ -474,5 +543,7 @@ def _state_event(name: str, session: int, source: StampedFrame, result: TrackRes
         f"(peak {signals.peak:.2f}, PSR {signals.psr:.1f}, APCE {signals.apce:.1f}, "
         f"motion {signals.motion_distance:.1f})"
     )
+    if result.cause is Reason.BAD_IMAGE and signals.frozen_for > 0.0:
+        text += f": the camera has repeated one image for {signals.frozen_for:.1f} s (see reliability.frozen_after)"
     duration = result.not_tracking_for if kind is EventType.RECOVERED else 0.0
-    return TargetEvent(kind, name, session, source.stamp_ns, source.tag, text=text, duration=duration)
+    return TargetEvent(kind, name, session, source.stamp_ns, source.tag, result.cause, text, duration)

@@ -6,7 +6,12 @@ Each field says what happens to the behaviour when it goes up or down; config/tr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from typing import Any
+
+from ros2_tracker.models.variant import Variant
 
 
 def require(name: str, value: float, low: float, high: float) -> None:
@@ -31,12 +36,15 @@ class ReliabilitySettings:
     """How long reliability must stay under `lost_below`. Longer: rides out occlusions, admits a loss later."""
     recover_after: float = 0.15
     """How long reliability must stay over `tracking_above` to be TRACKING again. Longer: surer, later."""
+    frozen_after: float = 0.1
+    """A camera that repeats an image for this long is taken to be stuck: reliability is 0 until there is another one.
+    Longer: puts up with repeated images. 0: never, for simulators whose still scenes have no noise."""
 
     def __post_init__(self) -> None:
         """Check ranges and order; ValueError names the setting and its value."""
         for name in ("tracking_above", "uncertain_below", "lost_below"):
             require(f"reliability.{name}", getattr(self, name), 0.0, 1.0)
-        for name in ("uncertain_after", "lost_after", "recover_after"):
+        for name in ("uncertain_after", "lost_after", "recover_after", "frozen_after"):
             require(f"reliability.{name}", getattr(self, name), 0.0, 60.0)
         if not self.lost_below <= self.uncertain_below <= self.tracking_above:
             raise ValueError(
@@ -65,11 +73,102 @@ class MotionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateUpdateSettings:
+    """When the appearance that is searched for follows the target's. The first view stays in it for ever."""
+
+    enabled: bool = True
+    """Off: as the authors' loop does it, ungated; the shipped default then keeps its first template."""
+    above: float = 0.8
+    """Reliability that a view must have to be learnt from, in [0, 1]. Higher: learns less, and less of mistakes."""
+    after: float = 0.5
+    """Seconds of image time that reliability must have stayed there. Longer: learns later, from calmer moments."""
+    interval: float = 1.0
+    """Seconds of image time between two updates. Shorter: follows a changing look sooner, and drifts sooner."""
+    weight: float = 0.3
+    """Of the recent view against the first, in [0, 1], for networks with one template; 0: the first alone."""
+    rollback_within: float = 0.5
+    """An update is taken back when reliability falls under `reliability.uncertain_below` this soon, s."""
+
+    def __post_init__(self) -> None:
+        """Check ranges; ValueError names the setting and its value."""
+        for name in ("above", "weight"):
+            require(f"template_update.{name}", getattr(self, name), 0.0, 1.0)
+        for name in ("after", "interval", "rollback_within"):
+            require(f"template_update.{name}", getattr(self, name), 0.0, 3600.0)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySettings:
+    """How a LOST target is searched for."""
+
+    enabled: bool = True
+    """Off: it is looked for only where it was last seen."""
+    windows_per_image: int = 1
+    """Places elsewhere in the image that are looked into, each for one more run of the network. More: found sooner."""
+    growth: float = 1.0
+    """How much larger the search around the last place gets, in usual sides per second."""
+    zoom: float = 1.5
+    """Side of the search at most, in usual sides. Larger: fewer windows for an image, and small targets are missed."""
+    candidate_above: float = 0.25
+    """The network's score from which a find is looked at more closely. Lower: more finds, more of them in vain."""
+    accept_above: float = 0.6
+    """Reliability that a find must have to be the target, in [0, 1]. Higher: fewer mistaken recoveries, more missed."""
+    accept_after: float = 0.2
+    """Seconds of image time that it must have stayed there. Longer: surer, later."""
+
+    def __post_init__(self) -> None:
+        """Check ranges; ValueError names the setting and its value."""
+        for name in ("candidate_above", "accept_above"):
+            require(f"recovery.{name}", getattr(self, name), 0.0, 1.0)
+        require("recovery.windows_per_image", self.windows_per_image, 0, 64)
+        require("recovery.growth", self.growth, 0.0, 100.0)
+        require("recovery.zoom", self.zoom, 1.0, 8.0)
+        require("recovery.accept_after", self.accept_after, 0.0, 60.0)
+
+
+@dataclass(frozen=True, slots=True)
+class DistractorSettings:
+    """How look-alikes beside the target are kept apart from it."""
+
+    enabled: bool = True
+    """Off: the best answer of the network is the target, wherever it is."""
+    above: float = 0.3
+    """Score of a second answer, as a share of the best, from which it is remembered. Lower: remembers more of them."""
+    memory: float = 0.5
+    """Seconds that one which is not seen any more is remembered."""
+
+    def __post_init__(self) -> None:
+        """Check ranges; ValueError names the setting and its value."""
+        require("distractors.above", self.above, 0.0, 1.0)
+        require("distractors.memory", self.memory, 0.0, 60.0)
+
+
+@dataclass(frozen=True, slots=True)
+class EgoMotionSettings:
+    """Whether the camera's own motion is looked for in the background."""
+
+    enabled: bool = False
+    """On: search and prediction move with the background, for 2 ms an image. Pays for moving cameras, slow networks."""
+
+
+@dataclass(frozen=True, slots=True)
 class TargetSettings:
     """Everything about following one target that may change while it is followed."""
 
     reliability: ReliabilitySettings = field(default_factory=ReliabilitySettings)
     motion: MotionSettings = field(default_factory=MotionSettings)
+    ego_motion: EgoMotionSettings = field(default_factory=EgoMotionSettings)
+    template_update: TemplateUpdateSettings = field(default_factory=TemplateUpdateSettings)
+    recovery: RecoverySettings = field(default_factory=RecoverySettings)
+    distractors: DistractorSettings = field(default_factory=DistractorSettings)
+
+
+PUBLISHED_LOOP = TargetSettings(
+    template_update=TemplateUpdateSettings(enabled=False),
+    recovery=RecoverySettings(enabled=False),
+    distractors=DistractorSettings(enabled=False),
+)
+"""A family's loop as its authors have it: nothing is learnt, searched for or kept apart by us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +184,8 @@ class SessionSettings:
     """Seconds of images kept for boxes drawn on an older one. Longer: more patience with operators, more memory."""
     frame_buffer_bytes: int = 256 * 1024 * 1024
     """Upper bound on those images' memory; the oldest go first."""
+    predict_at_camera_rate: bool = True
+    """Images that come while the worker is busy are answered at once by the motion model. Off: they stay unanswered."""
 
     def __post_init__(self) -> None:
         """Check ranges; ValueError names the setting and its value."""
@@ -92,3 +193,52 @@ class SessionSettings:
         require("max_image_age", self.max_image_age, 0.0, 3600.0)
         require("frame_buffer_duration", self.frame_buffer_duration, 0.0, 600.0)
         require("frame_buffer_bytes", self.frame_buffer_bytes, 0, math.inf)
+
+
+def default_settings(variant: Variant) -> TargetSettings:
+    """What holds for a model where the user says nothing: the noise of motion can be its own."""
+    return TargetSettings(motion=MotionSettings(**variant.motion))
+
+
+def target_settings(
+    overrides: Mapping[str, str | float | bool], base: TargetSettings | None = None
+) -> TargetSettings:
+    """`base` (or the defaults) with some settings changed, each under the name of the node's parameter.
+
+    Args:
+        overrides: `group.field` -> value, as a number, a bool or its text: {"reliability.lost_after": "0.6"}.
+        base: what holds for all others.
+
+    Raises:
+        ValueError: there is no such setting, or the value cannot be one of it; the text names both.
+
+    """
+    settings = base or TargetSettings()
+    groups = {group.name: getattr(settings, group.name) for group in fields(settings)}
+    known = {f"{group}.{f.name}": getattr(held, f.name) for group, held in groups.items() for f in fields(held)}
+    changes: dict[str, dict[str, Any]] = {}
+    for name, value in overrides.items():
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            meant = f"is {near[0]} meant?" if near else f"there are {', '.join(known)}"
+            raise ValueError(f"there is no setting {name}: {meant}")
+        group, _, setting = name.partition(".")
+        changes.setdefault(group, {})[setting] = _converted(name, value, type(known[name]))
+    # All of a group at once: its thresholds are checked together.
+    return replace(settings, **{group: replace(groups[group], **values) for group, values in changes.items()})
+
+
+def _converted(name: str, value: str | float | bool, kind: type) -> bool | int | float | str:
+    """The value as this type; ValueError naming the setting if it is of another."""
+    text = str(value).strip()
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if kind in (int, float) and not isinstance(value, bool):
+            return kind(text)  # type: ignore[no-any-return]
+        if kind is str:
+            return text
+    except (KeyError, ValueError):
+        pass
+    wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+    raise ValueError(f"{name} is {value!r}, must be {wanted}")

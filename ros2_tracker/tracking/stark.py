@@ -12,6 +12,7 @@ from ros2_tracker.tracking.geometry import Box
 from ros2_tracker.tracking.sample_target import (
     SampleRegion,
     clipped,
+    lazy_sample_crop,
     map_back,
     padding_mask,
     sample_crop,
@@ -28,9 +29,13 @@ class Stark:
     inputs = frozenset({*FEATURES.values(), "search", "search_padded"})
     outputs = frozenset({"box", "score", "score_map"})
 
-    def __init__(self, variant: Variant, template_engine: Engine) -> None:
-        """`template_engine` runs the template graph: its features are computed once and kept."""
+    def __init__(self, variant: Variant, template_engine: Engine, lazy: bool = False) -> None:
+        """`template_engine` runs the template graph: its features are computed once and kept.
+
+        `lazy`: search crops are left to the engine; see `engines.patch`.
+        """
         self._variant = variant
+        self._cut = lazy_sample_crop if lazy else sample_crop
         self.template_engine = template_engine
 
     def appearance(self, frame: Frame, box: Box) -> Appearance:
@@ -43,13 +48,13 @@ class Stark:
         region = search_region(frame, last, zoom * self._variant.search.factor, self._variant.search.size)
         inputs = {
             **appearance.inputs,
-            "search": sample_crop(frame, region),
+            "search": self._cut(frame, region),
             "search_padded": padding_mask(region, frame.width, frame.height),
         }
         return Look(inputs, region, last, frame.width, frame.height)
 
-    def proposal(self, look: Look, outputs: NamedArrays) -> Proposal:
-        """The graph's box, mapped back and clipped."""
+    def proposal(self, look: Look, outputs: NamedArrays, cell: tuple[int, int] | None = None) -> Proposal:
+        """The graph's box, mapped back and clipped; two corners have no second choice, so `cell` says nothing."""
         require_finite(box=outputs["box"], score=outputs["score"])
         box = clipped(map_back(outputs["box"], look.last, look.region), look.width, look.height)
         corners = outputs["score_map"]
@@ -61,7 +66,15 @@ class Stark:
         when = self._variant.template_update
         if when is None or frame_number % when.interval or not found.score > when.confidence:
             return appearance
-        second = self._features(frame, found.box)
+        return self._beside(appearance, frame, found.box)
+
+    def updated(self, first: Appearance, frame: Frame, box: Box, weight: float) -> Appearance | None:
+        """The second template, where the network has one; features of one template do not mix."""
+        return None if self._variant.templates == 1 else self._beside(first, frame, box)
+
+    def _beside(self, appearance: Appearance, frame: Frame, box: Box) -> Appearance:
+        """The first template with a second one from `box`."""
+        second = self._features(frame, box)
         first = {name: value[: len(second[name])] for name, value in appearance.inputs.items()}
         return Appearance({name: np.concatenate([first[name], second[name]]) for name in first})
 

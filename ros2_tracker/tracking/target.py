@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from ros2_tracker.engines.base import NamedArrays
 from ros2_tracker.tracking import motion
-from ros2_tracker.tracking.family import Appearance, Look
+from ros2_tracker.tracking.causes import cause_of
+from ros2_tracker.tracking.distractors import LookAlikes, Second, second_answer
+from ros2_tracker.tracking.ego_motion import warp_box
+from ros2_tracker.tracking.events import Reason
+from ros2_tracker.tracking.family import Look, Proposal
 from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box, checked_box
 from ros2_tracker.tracking.network import TrackingNetwork
-from ros2_tracker.tracking.reliability import Hysteresis, signals_of
+from ros2_tracker.tracking.recovery import Search, Window
+from ros2_tracker.tracking.reliability import Hysteresis, WayBack
 from ros2_tracker.tracking.result import TrackResult, TrackState
 from ros2_tracker.tracking.settings import TargetSettings
+from ros2_tracker.tracking.signals import Familiar
+from ros2_tracker.tracking.template_update import Templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +32,31 @@ class _Memory:
 
     stamp: float
     box: Box
+    """Where the next search is centred, px."""
+    trusted: Box
+    """The last one that was more than a guess, px."""
     motion: motion.MotionState
     hysteresis: Hysteresis
-    appearance: Appearance
+    templates: Templates
+    familiar: Familiar
+    """What reliability's signals are relative to."""
+    look_alikes: LookAlikes = field(default_factory=LookAlikes)
+    search: Search | None = None
+    """While it is LOST, if lost targets are searched for."""
+    cause: Reason = Reason.NONE
+    """Why it is not TRACKING, where the signals told."""
     frames: int = 0
     """Since the first."""
+
+    def carried(self, ego: motion.Homography | None) -> _Memory:
+        """The places to look at as the camera's motion has moved them; the motion model's own is for `predict_seen`."""
+        if ego is None:
+            return self
+        search = self.search
+        if search is not None:
+            candidate = None if search.candidate is None else warp_box(search.candidate, ego)
+            search = replace(search, place=warp_box(search.place, ego), candidate=candidate)
+        return replace(self, box=warp_box(self.box, ego), trusted=warp_box(self.trusted, ego), search=search)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +66,18 @@ class Question:
     frame: Frame
     stamp: float
     looks: tuple[Look, ...]
-    """First where the target should be; while it is LOST, further windows of the search for it."""
+    """First where the target should be; while it is LOST, further places in the image."""
+    ego: motion.Homography | None = None
+    """How the background moved since the target's last frame, where that is known."""
+
+
+class _Found(NamedTuple):
+    """What the network says of one frame, put in order."""
+
+    proposal: Proposal
+    second: Second | None
+    others: tuple[Proposal, ...]
+    """Through the further windows."""
 
 
 class Target:
@@ -50,8 +90,10 @@ class Target:
         self._network = network
         self.settings = settings
         checked = checked_box(box, frame.width, frame.height)
-        appearance = network.family.appearance(frame, checked)
-        self._memory = _Memory(stamp, checked, motion.initial_state(checked, settings.motion), Hysteresis(), appearance)
+        templates = Templates.of(network.family.appearance(frame, checked))
+        moving = motion.initial_state(checked, settings.motion)
+        familiar = Familiar.of(frame, checked, templates.first.fill)
+        self._memory = _Memory(stamp, checked, checked, moving, Hysteresis(), templates, familiar)
 
     @property
     def box(self) -> Box:
@@ -63,7 +105,7 @@ class Target:
         """State after the last frame."""
         return self._memory.hysteresis.state
 
-    def update(self, frame: Frame, stamp: float) -> TrackResult:
+    def update(self, frame: Frame, stamp: float, ego: motion.Homography | None = None) -> TrackResult:
         """Find the target in a later frame: `ask`, one run of the network, `take`.
 
         A stamp before the last one, or more than a second after it, forgets the velocity but not the target.
@@ -72,54 +114,132 @@ class Target:
             FloatingPointError: the network's answer is not finite. The state is unchanged.
 
         """
-        question = self.ask(frame, stamp)
+        question = self.ask(frame, stamp, ego)
         started = time.perf_counter()
         outputs = self._network.infer(question.looks)
         return self.take(question, outputs, time.perf_counter() - started)
 
-    def ask(self, frame: Frame, stamp: float) -> Question:
-        """What the network is to be asked about a later frame; the state is unchanged."""
-        memory = self._memory
-        return Question(frame, stamp, (self._network.family.look(memory.appearance, frame, memory.box),))
+    def ask(self, frame: Frame, stamp: float, ego: motion.Homography | None = None) -> Question:
+        """What the network is to be asked about a later frame; the state is unchanged.
+
+        `ego` maps px of the target's last frame to px of this one, where the background's motion is known.
+        """
+        memory, family = self._memory.carried(ego), self._network.family
+        windows: tuple[Window, ...] = (Window(memory.box, 1.0),)
+        if memory.search is not None:
+            windows = memory.search.windows(stamp, self.settings.recovery)
+        looks = (family.look(memory.templates.current, frame, window.around, window.zoom) for window in windows)
+        return Question(frame, stamp, tuple(looks), ego)
 
     def take(self, question: Question, outputs: Sequence[NamedArrays], network_s: float) -> TrackResult:
         """Go on with the network's answers, one a look, which took `network_s` seconds; errors as those of `update`."""
-        memory, settings, family = self._memory, self.settings, self._network.family
+        memory, settings = self._memory.carried(question.ego), self.settings
         dt = question.stamp - memory.stamp
         moving = memory.motion
         if not 0.0 <= dt <= motion.MAX_STEP_S:
             moving = motion.without_velocity(moving, settings.motion)
             dt = motion.MAX_STEP_S if dt > 0.0 else 0.0
-        predicted = motion.predict(moving, dt, settings.motion)
+        predicted = motion.predict_seen(moving, dt, settings.motion, question.ego)
 
-        proposal = family.proposal(question.looks[0], outputs[0])
+        found = self._found(question, outputs, predicted)
+        proposal = found.proposal
         box = proposal.box
         certain = motion.measurement_noise(box, 1.0, settings.motion)
-        signals = signals_of(proposal, motion.center_distance(predicted, box, certain))
-        reliability = self._network.reliability.probability(signals)
-        hysteresis = memory.hysteresis.step(reliability, dt, settings.reliability)
+        surprise = motion.center_distance(predicted, box, certain)
+        size_update = self._network.variant.size_update
+        seen = memory.familiar.seen(question.frame, question.looks[0], proposal, dt, surprise, size_update)
+        reliability = self._network.reliability.reliability(seen.signals, settings.reliability)
+        hysteresis = memory.hysteresis.step(reliability, dt, settings.reliability, self._way_back())
+
+        cause = memory.cause if hysteresis.state is memory.hysteresis.state else Reason.NONE
+        if hysteresis.state not in (memory.hysteresis.state, TrackState.TRACKING):
+            size = question.frame.width, question.frame.height
+            cause = cause_of(seen.signals, memory.familiar.trusted, predicted.box, *size)
 
         noise = motion.measurement_noise(box, reliability, settings.motion)
         doubtful = reliability < settings.reliability.lost_below
         next_motion = predicted if doubtful else motion.correct(predicted, box, noise)
         # A doubtful box would drag the search away from where the target was last seen.
         next_box = memory.box if doubtful and self._network.variant.hold_in_doubt else box
-        if doubtful and hysteresis.state is TrackState.LOST:
-            # Nothing is known of its motion any more; where it reappears starts afresh.
-            next_motion = motion.initial_state(next_box, settings.motion)
-        frames = memory.frames + 1
-        appearance = family.renewed(memory.appearance, question.frame, proposal, frames)
-        self._memory = _Memory(question.stamp, next_box, next_motion, hysteresis, appearance, frames)
+        trusted = box if reliability >= settings.reliability.uncertain_below else memory.trusted
+        search = None
+        if hysteresis.state is TrackState.LOST:
+            if settings.recovery.enabled:
+                trusted = memory.trusted
+                search = self._searched(memory, question, found, doubtful)
+                next_box = search.candidate or search.place
+            if doubtful or (search is not None and memory.search is not None and not memory.search.candidate):
+                # Nothing is known of its motion any more; where it reappears starts afresh.
+                next_motion = motion.initial_state(next_box, settings.motion)
+        self._memory = _Memory(
+            question.stamp,
+            next_box,
+            trusted,
+            next_motion,
+            hysteresis,
+            self._templates(question.frame, proposal, reliability, dt, hysteresis.state),
+            memory.familiar.after(seen, reliability),
+            memory.look_alikes.after(found.second, box.size, question.stamp, settings.distractors),
+            search,
+            cause,
+            memory.frames + 1,
+        )
         return TrackResult(
             box=None if hysteresis.state is TrackState.LOST else box.as_tuple(),
             candidate=box.as_tuple(),
             reliability=reliability,
             state=hysteresis.state,
             score=proposal.score,
-            signals=signals,
+            signals=seen.signals,
             noise=noise,
             estimate=next_motion,
             previous_state=memory.hysteresis.state,
+            cause=cause,
             network_s=network_s,
             not_tracking_for=hysteresis.not_tracking,
         )
+
+    def _found(self, question: Question, outputs: Sequence[NamedArrays], predicted: motion.MotionState) -> _Found:
+        """The network's answers, with the second one in place of a look-alike that answers first."""
+        memory, settings, family = self._memory, self.settings.distractors, self._network.family
+        first, *others = (family.proposal(look, out) for look, out in zip(question.looks, outputs, strict=True))
+        second = None
+        if settings.enabled and memory.search is None:
+            look = question.looks[0]
+            second = second_answer(first, look, settings)
+            size, expected = memory.box.size, (predicted.x.position, predicted.y.position)
+            if second is not None and memory.look_alikes.usurped(first, second, expected, size, question.stamp):
+                usurper = first
+                first = family.proposal(look, outputs[0], second.cell)
+                second = Second(usurper.cells[0], usurper.box.cx, usurper.box.cy, usurper.score)
+        return _Found(first, second, tuple(others))
+
+    def _way_back(self) -> WayBack | None:
+        """What reliability must do for a LOST target that is searched for to be TRACKING again."""
+        memory, settings = self._memory, self.settings
+        if memory.search is None:
+            return None
+        # What a wide search finds is no more than a candidate.
+        above = settings.recovery.accept_above if memory.search.candidate else math.inf
+        return WayBack(above, settings.recovery.accept_after)
+
+    def _searched(self, memory: _Memory, question: Question, found: _Found, doubtful: bool) -> Search:
+        """The search of a LOST target after a frame, with the memory as it was carried there."""
+        if memory.search is None:
+            frame = question.frame
+            return Search.begin(memory.trusted, question.stamp, frame.width, frame.height, self.settings.recovery)
+        return memory.search.after((found.proposal, *found.others), doubtful, self.settings.recovery)
+
+    def _templates(
+        self, frame: Frame, proposal: Proposal, reliability: float, dt: float, state: TrackState
+    ) -> Templates:
+        """What the network will compare with in the next frame."""
+        memory, settings, family = self._memory, self.settings, self._network.family
+        templates = memory.templates
+        if not settings.template_update.enabled:
+            renewed = family.renewed(templates.current, frame, proposal, memory.frames + 1)
+            return templates if renewed is templates.current else replace(templates, current=renewed)
+        if state is TrackState.LOST:
+            return templates
+        below = settings.reliability.uncertain_below
+        return templates.after(family, frame, proposal.box, reliability, dt, below, settings.template_update)

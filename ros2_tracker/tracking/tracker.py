@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ros2_tracker.engines.load import EngineSettings
-from ros2_tracker.tracking.frame import frame_from_array
+from ros2_tracker.tracking.ego_motion import EgoMotion
+from ros2_tracker.tracking.frame import Frame, frame_from_array
+from ros2_tracker.tracking.frame_buffer import NANOSECONDS
+from ros2_tracker.tracking.motion import Homography
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.result import TrackResult
-from ros2_tracker.tracking.settings import TargetSettings
+from ros2_tracker.tracking.settings import TargetSettings, default_settings
 from ros2_tracker.tracking.target import Target
 
 ASSUMED_FRAME_PERIOD_S = 1.0 / 30.0
@@ -26,8 +29,9 @@ class Tracker:
     def __init__(self, network: TrackingNetwork, settings: TargetSettings | None = None) -> None:
         """A tracker on a loaded network; most callers want `Tracker.load`."""
         self.network = network
-        self._settings = settings or TargetSettings()
+        self._settings = settings or default_settings(network.variant)
         self._target: Target | None = None
+        self._ego_motion = EgoMotion()
         self._stamp = 0.0
 
     @classmethod
@@ -47,7 +51,7 @@ class Tracker:
             engine: `auto` or an engine's name.
             precision: `auto` or a precision's name.
             weights: another weights file for the variant.
-            settings: thresholds; the defaults fit most cameras.
+            settings: thresholds, and the noise of motion; None: those of the model, which fit most cameras.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
         Raises:
@@ -72,6 +76,8 @@ class Tracker:
         start = 0.0 if stamp is None else _checked_stamp(stamp)
         self._target = Target(self.network, self._settings, image, tuple(box), start)
         self._stamp = start
+        self._ego_motion.forget()
+        self._ego(image, start)
 
     def update(self, frame: NDArray[np.uint8], stamp: float | None = None) -> TrackResult:
         """Find the target in the next frame.
@@ -84,12 +90,26 @@ class Tracker:
         if self._target is None:
             raise RuntimeError("Tracker.update called before Tracker.init: there is no target to follow")
         now = self._stamp + ASSUMED_FRAME_PERIOD_S if stamp is None else _checked_stamp(stamp)
-        result = self._target.update(frame_from_array(frame), now)
+        image = frame_from_array(frame)
+        result = self._target.update(image, now, self._ego(image, now))
         self._stamp = now
         return result
+
+    def _ego(self, frame: Frame, now: float) -> Homography | None:
+        """How the background moved since the target's last frame; None where that is not known or not asked for."""
+        if not self._settings.ego_motion.enabled or self._target is None:
+            return None
+        since_ns = self._ego_motion.stamp_ns
+        ego = self._ego_motion.to(frame, _nanoseconds(now), [self._target.box])
+        # After an update that failed, the target's last frame is an older one.
+        return ego.homography if since_ns == _nanoseconds(self._stamp) else None
 
 
 def _checked_stamp(stamp: float) -> float:
     if not math.isfinite(stamp):
         raise ValueError(f"stamp is {stamp!r}, must be a finite number of seconds")
     return float(stamp)
+
+
+def _nanoseconds(stamp: float) -> int:
+    return round(stamp * NANOSECONDS)

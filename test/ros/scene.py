@@ -53,6 +53,11 @@ def render(*targets: tuple[float, float], width: int = 320, height: int = 240) -
     return cv2.GaussianBlur(image, (0, 0), 0.7)
 
 
+def with_noise(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """As a camera would take it: never twice the same image, which would count as a stuck camera."""
+    return cv2.add(image, rng.integers(0, 3, image.shape, np.uint8))
+
+
 def box_at(x: float, y: float) -> XYWH:
     """Box of a target with this top-left corner."""
     return (float(round(x)), float(round(y)), float(SIDE), float(SIDE))

@@ -20,7 +20,7 @@ from geometry_msgs.msg import Point32, PolygonStamped
 from lifecycle_msgs.msg import State, Transition
 from node_process import Client, box_of, numbers, stamp_ns
 from ros2_tracker.msg import TrackEvent, TrackStatus
-from scene import FRAME_ID, SIDE, box_at, encode, iou, render, time_of
+from scene import FRAME_ID, SIDE, box_at, encode, iou, render, time_of, with_noise
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header, String
 
@@ -166,23 +166,24 @@ def test_status_says_what_is_known(node):
     assert np.isfinite(status.predicted_box).all()
     assert status.predicted_covariance.reshape(4, 4)[0, 0] > 0.0
     assert not status.bearing_valid
+    assert not status.predicted
 
 
 def test_hidden_target_becomes_uncertain_then_lost_then_recovers(node):
     node.start(render(AT), box_at(*AT), "car")
     node.follow(render(AT), "car")
-    mark = node.events.mark
+    mark, rng = node.events.mark, np.random.default_rng(0)
 
     def show_until(pixels, kind):
         deadline = time.monotonic() + 60.0
         while not any(e.type == kind for e in node.events.since(mark)):
             assert time.monotonic() < deadline, f"no event {kind}: {node.events.since(mark)}"
-            status = node.follow(pixels, "car")
+            status = node.follow(with_noise(pixels, rng), "car")
         return status
 
     show_until(render(), TrackEvent.LOST)
     assert [e.type for e in node.events.since(mark)] == [TrackEvent.UNCERTAIN, TrackEvent.LOST]
-    status = node.follow(render(), "car")
+    status = node.follow(with_noise(render(), rng), "car")
     assert status.state == TrackStatus.LOST
     assert np.isnan(status.box).all()
     answers = [m for m in node.tracks.since() if m.header == status.header]
@@ -193,7 +194,7 @@ def test_hidden_target_becomes_uncertain_then_lost_then_recovers(node):
     between_s = (stamp_ns(recovered.header) - stamp_ns(uncertain.header)) / 1e9
     # UNCERTAIN counts from the last frame that was TRACKING, which is the one before the event's.
     assert between_s <= recovered.duration < between_s + 5.0
-    assert node.follow(render(AT), "car").state == TrackStatus.TRACKING
+    assert node.follow(with_noise(render(AT), rng), "car").state == TrackStatus.TRACKING
 
 
 def test_late_subscriber_gets_the_past_events(node):
@@ -271,7 +272,8 @@ def test_after_cancel_nothing_more_is_reported(node):
                 node.tracks,
                 lambda m, after_ns=cancelled_ns: stamp_ns(m.header) > after_ns + 100_000_000,
             )
-        late = [m for m in node.status.since() if stamp_ns(Header(stamp=m.prediction_stamp)) > cancelled_ns]
+        statuses = node.status.since() + node.predicted.since()
+        late = [m for m in statuses if stamp_ns(Header(stamp=m.prediction_stamp)) > cancelled_ns]
         assert late == []
         assert [m for m in node.tracks.since() if stamp_ns(m.header) > cancelled_ns and m.detections] == []
     assert node.cancel().message == "there was no target"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,10 @@ from rclpy.parameter import Parameter, parameter_value_to_python
 from ros2_tracker.msg import TrackEvent
 from scene import box_at, render
 
+from ros2_tracker.models.variant import load_variant
 from ros2_tracker.ros import parameters
 from ros2_tracker.ros.parameters import PARAMETERS, Declared, NodeSettings
+from ros2_tracker.tracking.settings import MotionSettings
 
 YAML = Path(__file__).resolve().parents[2] / "config" / "tracker.yaml"
 DEFAULTS = {name: declared.default for name, declared in PARAMETERS.items()}
@@ -63,7 +67,7 @@ def another(declared: Declared) -> bool | int | float | str:
         return default + 1
     if isinstance(default, float):
         # Keeps the thresholds in order.
-        return default * 0.9
+        return default * 0.9 if default else 1.0
     return next((c for c in declared.choices if c != default), "cpu" if default == "auto" else "other.onnx")
 
 
@@ -135,7 +139,8 @@ def test_names_that_are_no_parameters_are_pointed_out(tmp_path: Path):
         ({"max_image_age": math.nan}, "max_image_age is nan, must be within [0, 3600]"),
         ({"max_image_age": math.inf}, "max_image_age is inf, must be within [0, 3600]"),
         ({"reliability.lost_below": 20}, "reliability.lost_below is 20.0, must be within [0, 1]"),
-        ({"motion.acceleration": 0.0}, "motion.acceleration is 0.0, must be within [0.0001, 10000]"),
+        ({"motion.acceleration": -1.0}, "motion.acceleration is -1.0, must be within [0, 10000]"),
+        ({"motion.acceleration": 1e-5}, "motion.acceleration is 1e-05, must be within [0.0001, 10000]"),
         ({"model": "vot2030"}, "model is 'vot2030', must be one of default, "),
         ({"engine": "abacus"}, "engine is 'abacus', must be one of auto, tensorrt"),
         ({"image_transport": "theora"}, "image_transport is 'theora', must be one of raw, compressed"),
@@ -163,6 +168,13 @@ def test_limits_themselves_are_accepted_and_what_lies_beyond_is_not(name: str):
         assert declared.checked(name, kind(limit)) == limit
         with pytest.raises(ValueError, match=f"^{re.escape(name)} is "):
             declared.checked(name, kind(limit + beyond))
+
+
+def test_noise_of_motion_is_the_models_own_unless_it_is_set(monkeypatch: pytest.MonkeyPatch):
+    own = replace(load_variant("default"), motion={"acceleration": 3.0, "size_rate": 0.7})
+    monkeypatch.setattr(parameters, "load_variant", lambda name: own)
+    settings = NodeSettings.from_values({**DEFAULTS, "motion.size_rate": 0.5, "motion.size_noise": 0.2})
+    assert settings.session.target.motion == MotionSettings(acceleration=3.0, size_rate=0.5, size_noise=0.2)
 
 
 def test_int_is_taken_for_a_float():
@@ -265,17 +277,19 @@ def remote(shared_remote: Remote) -> Iterator[Remote]:
 
 
 def test_thresholds_changed_at_run_time_hold_for_the_target_being_followed(remote: Remote):
-    client, image = remote.client, render(AT)
+    client = remote.client
+    # A camera that repeats one image is taken to be stuck.
+    images = cycle([render(AT), render((AT[0] + 1, AT[1]))])
 
     def watch(kind: int) -> TrackEvent:
         def happened() -> TrackEvent | None:
-            client.publish(image)
+            client.publish(next(images))
             return next((e for e in client.events.since(mark) if e.type == kind and e.id == "it"), None)
 
         return client.wait(f"event {kind}", happened)
 
     mark = client.events.mark
-    client.publish(image)
+    client.publish(next(images))
     client.init(box_at(*AT), "it")
     watch(TrackEvent.INITIALIZED)
 

@@ -13,7 +13,7 @@ from ros2_tracker.tracking.frame import ArrayFrame, ColorOrder
 from ros2_tracker.tracking.geometry import Box
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.sample_target import padding_mask
-from ros2_tracker.tracking.settings import TargetSettings
+from ros2_tracker.tracking.settings import PUBLISHED_LOOP
 from ros2_tracker.tracking.target import Target
 
 TOLERANCE_PX = 1e-3  # suggested by the fixtures' README
@@ -101,7 +101,7 @@ def test_ostrack_follows_as_the_official_tracker(name):
     assert maps < 5e-6
 
     # Free-running through the whole tracker, whatever it thinks of the reliability of synthetic weights.
-    target = Target(network, TargetSettings(), frames[0], box.as_tuple(), 0.0)
+    target = Target(network, PUBLISHED_LOOP, frames[0], box.as_tuple(), 0.0)
     drift = max(
         parity.max_error(target.update(f, i / 30).candidate, after)
         for i, (f, after) in enumerate(zip(frames[1:], expected["f64_state_after"], strict=True), 1)
@@ -221,7 +221,7 @@ START = Box(140.0, 100.0, 40.0, 40.0)
 
 
 def follow(network, frames, frame=GREY):
-    target = Target(network, TargetSettings(), frame, START.as_tuple(), 0.0)
+    target = Target(network, PUBLISHED_LOOP, frame, START.as_tuple(), 0.0)
     return target, [target.update(frame, i / 30) for i in range(1, frames + 1)]
 
 
@@ -235,7 +235,7 @@ def test_answer_in_the_middle_keeps_the_target_where_it_is():
 @pytest.mark.parametrize("size", [np.nan, np.inf])
 def test_answer_that_is_not_finite_changes_nothing(size):
     for network in (ostrack(size), stark("stark-s50", size=size)):
-        target = Target(network, TargetSettings(), GREY, START.as_tuple(), 0.0)
+        target = Target(network, PUBLISHED_LOOP, GREY, START.as_tuple(), 0.0)
         with pytest.raises(FloatingPointError, match="box"):
             target.update(GREY, 0.1)
         assert target.box == START
@@ -259,7 +259,7 @@ def test_published_loop_follows_its_own_box_in_doubt():
     """What the authors measured: a box of low score moves the search all the same."""
     network = stark("stark-s50", confidence=0.01, size=0.1)
     target, results = follow(network, 2)
-    assert results[-1].reliability < TargetSettings().reliability.lost_below
+    assert results[-1].reliability < PUBLISHED_LOOP.reliability.lost_below
     assert target.box.w == pytest.approx(10.0, abs=0.2)
 
 

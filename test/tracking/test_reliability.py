@@ -1,4 +1,4 @@
-"""Signals, their probability, and the state machine."""
+"""The probability that signals mean, the file it is read from, and the state machine."""
 
 from __future__ import annotations
 
@@ -7,96 +7,127 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 
 from ros2_tracker.models.variant import load_variant
 from ros2_tracker.tracking.reliability import (
     DEFAULT_RELIABILITY,
+    DIRECTIONS,
+    TRANSFORMS,
     Hysteresis,
     ReliabilityModel,
-    map_signals,
+    Term,
 )
 from ros2_tracker.tracking.result import ReliabilitySignals, TrackState
 from ros2_tracker.tracking.settings import ReliabilitySettings
 
-score_maps = npst.arrays(np.float32, (16, 16), elements=st.floats(0, 1, width=32))
-SIGNALS = ReliabilitySignals(peak=0.6, psr=8.0, apce=40.0, motion_distance=1.0)
-SHIPPED = ReliabilityModel.load(load_variant("default").reliability)
-
-
-@given(score_maps, st.tuples(st.integers(0, 15), st.integers(0, 15)))
-def test_psr_by_its_formula(score_map: np.ndarray, cell: tuple[int, int]):
-    row, column = cell
-    sidelobe = [
-        float(score_map[r, c]) for r in range(16) for c in range(16) if abs(r - row) > 2 or abs(c - column) > 2
-    ]
-    mean = sum(sidelobe) / len(sidelobe)
-    deviation = math.sqrt(sum((v - mean) ** 2 for v in sidelobe) / len(sidelobe))
-    expected = (float(score_map[cell]) - mean) / (deviation + 1e-3)
-    assert map_signals(score_map, cell).psr == pytest.approx(expected, rel=1e-3, abs=1e-3)
-
-
-@given(score_maps)
-def test_apce_by_its_formula(score_map: np.ndarray):
-    values = [float(v) for v in score_map.ravel()]
-    low, high = min(values), max(values)
-    energy = sum((v - low) ** 2 for v in values) / len(values)
-    expected = (high - low) ** 2 / (energy + 1e-6)
-    assert map_signals(score_map, (0, 0)).apce == pytest.approx(expected, rel=1e-3, abs=1e-4)
-
-
-def test_a_second_peak_lowers_both():
-    one = np.full((16, 16), 0.01, np.float32)
-    one[4, 4] = 0.9
-    two = one.copy()
-    two[12, 12] = 0.8
-    assert map_signals(two, (4, 4)).psr < map_signals(one, (4, 4)).psr
-    assert map_signals(two, (4, 4)).apce < map_signals(one, (4, 4)).apce
-
-
-@pytest.mark.parametrize("model", [SHIPPED, DEFAULT_RELIABILITY])
-@given(
-    first=st.floats(0, 1), second=st.floats(0, 1), name=st.sampled_from(["peak", "psr", "apce", "motion_distance"])
+SIGNALS = ReliabilitySignals(
+    peak=0.6,
+    psr=8.0,
+    apce=40.0,
+    motion_distance=1.0,
+    margin=0.4,
+    entropy=0.5,
+    size_change=0.1,
+    aspect_change=0.1,
+    similarity_first=0.8,
+    similarity_recent=0.8,
+    sharpness=0.9,
+    exposure=0.9,
+    frozen_for=0.0,
 )
+SHIPPED = ReliabilityModel.load(load_variant("default").reliability)
+EVERYTHING = ReliabilityModel(
+    0.3,
+    tuple(
+        Term(name, "log1p" if name in ("psr", "apce") else "linear", 0.0, 50.0, 0.1 * sign)
+        for name, sign in DIRECTIONS.items()
+    ),
+    calibrated=True,
+)
+
+
+@pytest.mark.parametrize("model", [SHIPPED, DEFAULT_RELIABILITY, EVERYTHING])
+@given(first=st.floats(-0.5, 1.5), second=st.floats(-0.5, 1.5), name=st.sampled_from(sorted(DIRECTIONS)))
 def test_reliability_is_a_probability_and_monotone(
     model: ReliabilityModel, first: float, second: float, name: str
 ):
-    scale = {"peak": 1.0, "psr": 30.0, "apce": 200.0, "motion_distance": 10.0}[name]
+    scale = {"psr": 30.0, "apce": 200.0, "motion_distance": 10.0}.get(name, 1.0)
     low, high = sorted((first * scale, second * scale))
     lower, higher = (model.probability(replace(SIGNALS, **{name: value})) for value in (low, high))
     assert 0.0 <= lower <= 1.0
-    if name == "motion_distance":
-        lower, higher = higher, lower
-    assert lower <= higher
+    assert (lower - higher) * DIRECTIONS[name] <= 0.0
 
 
-def test_extreme_signals_do_not_overflow():
-    for value in (0.0, 1e30, math.inf):
-        signals = ReliabilitySignals(peak=min(value, 1.0), psr=value, apce=value, motion_distance=value)
-        assert 0.0 <= SHIPPED.probability(signals) <= 1.0
+def test_log_odds_are_the_sum_of_the_terms():
+    terms = (Term("peak", "logit", 0.01, 0.99, 2.0), Term("size_change", "linear", 0.0, 0.05, -3.0))
+    logit = 0.5 + 2.0 * math.log(0.6 / 0.4) - 3.0 * 0.05  # 0.1 is cut at 0.05
+    probability = ReliabilityModel(0.5, terms, calibrated=True).probability(SIGNALS)
+    assert probability == pytest.approx(1.0 / (1.0 + math.exp(-logit)))
+
+
+@pytest.mark.parametrize("model", [SHIPPED, DEFAULT_RELIABILITY, EVERYTHING])
+@pytest.mark.parametrize("value", [0.0, 1e30, math.inf, -math.inf])
+def test_extreme_signals_do_not_overflow(model: ReliabilityModel, value: float):
+    assert 0.0 <= model.probability(ReliabilitySignals(*[value] * 13)) <= 1.0
+
+
+def test_signal_that_is_not_a_number_means_no_reliability():
+    model = ReliabilityModel(5.0, (Term("margin", "linear", -1.0, 1.0, 1.0),), calibrated=True)
+    assert model.probability(replace(SIGNALS, margin=math.nan)) == 0.0
+
+
+def test_stuck_camera_says_nothing_about_now_unless_a_setting_allows_it():
+    stuck = replace(SIGNALS, frozen_for=0.2)
+    patient = ReliabilitySettings(frozen_after=0.3)
+    never = ReliabilitySettings(frozen_after=0.0)
+    assert DEFAULT_RELIABILITY.reliability(stuck, ReliabilitySettings(frozen_after=0.2)) == 0.0
+    for settings in (patient, never):
+        assert DEFAULT_RELIABILITY.reliability(stuck, settings) == DEFAULT_RELIABILITY.probability(SIGNALS) > 0.0
+
+
+def test_file_is_read_as_it_was_written(tmp_path: Path):
+    model = replace(EVERYTHING, provenance={"dataset": "mine", "frames": 12})
+    file = tmp_path / "mine.reliability.json"
+    file.write_text(json.dumps(model.as_dict()))
+    assert ReliabilityModel.load(file) == model
+
+
+TERM = {"signal": "peak", "transform": "logit", "low": 0.1, "high": 0.9, "weight": 1.0}
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "[]", "{}", '{"bias": 1}', '{"bias": "x", "peak": 1, "psr": 1, "apce": 1, "motion": 1, "calibrated": true}'],
+    ("content", "reason"),
+    [
+        ("", "Expecting value"),
+        ("[]", "TypeError"),
+        ("{}", "bias"),
+        ('{"bias": 1, "peak": 1, "psr": 1, "apce": 1, "motion": 1, "calibrated": true}', "terms"),
+        ({"bias": math.nan}, "not finite"),
+        ({"terms": [{**TERM, "weight": math.inf}]}, "not finite"),
+        ({"terms": [{**TERM, "weight": -1.0}]}, "wrong sign"),
+        ({"terms": [{**TERM, "low": 0.95}]}, "not a range"),
+        ({"terms": [{**TERM, "high": 1.0}]}, "ZeroDivision"),
+        ({"terms": [{**TERM, "signal": "frozen_for"}]}, "not known"),
+        ({"terms": [{**TERM, "transform": "exp"}]}, "not known"),
+        ({"terms": [{"signal": "peak"}]}, "transform"),
+    ],
 )
-def test_broken_model_file_is_named(tmp_path: Path, text: str):
-    file = tmp_path / "reliability.json"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=r"reliability\.json"):
+def test_broken_model_file_is_named_with_the_reason(tmp_path: Path, content: str | dict, reason: str):
+    file = tmp_path / "mine.reliability.json"
+    whole = {"calibrated": True, "bias": 0.0, "terms": [TERM]}
+    file.write_text(content if isinstance(content, str) else json.dumps({**whole, **content}))
+    with pytest.raises(ValueError, match=r"mine\.reliability\.json") as refused:
         ReliabilityModel.load(file)
+    assert reason in str(refused.value)
 
 
-def test_coefficient_that_is_not_finite_is_refused(tmp_path: Path):
-    file = tmp_path / "reliability.json"
-    values = {"bias": math.nan, "peak": 1, "psr": 1, "apce": 1, "motion": 1, "calibrated": True}
-    file.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match="not finite"):
-        ReliabilityModel.load(file)
+@given(first=st.floats(0.01, 0.99), second=st.floats(0.01, 0.99), name=st.sampled_from(sorted(TRANSFORMS)))
+def test_transforms_grow(first: float, second: float, name: str):
+    low, high = sorted((first, second))
+    assert TRANSFORMS[name](low) <= TRANSFORMS[name](high)
 
 
 SETTINGS = ReliabilitySettings()

@@ -5,19 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from itertools import cycle
 
+import cv2
 import numpy as np
 import pytest
 
 from ros2_tracker.tracking import session as session_module
-from ros2_tracker.tracking.events import EventType, FrameReport, InitRequest, Reason, TargetEvent
+from ros2_tracker.tracking.events import EventType, FramePrediction, FrameReport, InitRequest, Reason, TargetEvent
 from ros2_tracker.tracking.frame import ArrayFrame, FrameError
 from ros2_tracker.tracking.frame_buffer import NANOSECONDS, StampedFrame
 from ros2_tracker.tracking.geometry import Box, iou
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.result import TrackState
 from ros2_tracker.tracking.session import TrackingSession
-from ros2_tracker.tracking.settings import ReliabilitySettings, SessionSettings, TargetSettings
+from ros2_tracker.tracking.settings import EgoMotionSettings, ReliabilitySettings, SessionSettings, TargetSettings
 
 PERIOD_NS = NANOSECONDS // 30
 START_NS = 1000 * NANOSECONDS
@@ -27,13 +29,17 @@ def stamp_of(index: int) -> int:
     return START_NS + index * PERIOD_NS
 
 
+# A camera that gives the same image again is taken to be stuck.
+_FLICKER = cycle((40, 41, 42))
+
+
 def box_of(index: int) -> tuple[float, float, float, float]:
     """Where the blob is in frame `index`."""
     return (60.0 + 2 * index, 80.0, 24.0, 20.0)
 
 
 def picture(index: int, visible: bool = True) -> ArrayFrame:
-    image = np.full((240, 320, 3), 40, np.uint8)
+    image = np.full((240, 320, 3), next(_FLICKER), np.uint8)
     if visible:
         x, y, w, h = (int(v) for v in box_of(index))
         image[y : y + h, x : x + w] = 250
@@ -59,14 +65,23 @@ class Bench:
         self.now_ns = START_NS
         self.events: list[TargetEvent] = []
         self.reports: list[FrameReport] = []
+        self.predictions: list[FramePrediction] = []
+        self.told: list[TargetEvent | FrameReport | FramePrediction] = []
+        """All of them in the order in which they came."""
         self.failures: list[tuple[str, Exception]] = []
         self.session = TrackingSession(network, SessionSettings(**settings), self, lambda: self.now_ns)
 
     def on_event(self, event: TargetEvent) -> None:
         self.events.append(event)
+        self.told.append(event)
 
     def on_report(self, report: FrameReport) -> None:
         self.reports.append(report)
+        self.told.append(report)
+
+    def on_prediction(self, prediction: FramePrediction) -> None:
+        self.predictions.append(prediction)
+        self.told.append(prediction)
 
     def on_failure(self, what: str, error: Exception) -> None:
         self.failures.append((what, error))
@@ -95,6 +110,10 @@ class Bench:
 
     def types(self) -> list[EventType]:
         return [event.type for event in self.events]
+
+    def predicted_frames(self) -> list[int]:
+        """Numbers of the frames that predictions were made for."""
+        return [round((p.source.stamp_ns - START_NS) / PERIOD_NS) for p in self.predictions]
 
     @property
     def counters(self):
@@ -651,3 +670,216 @@ def test_many_threads_and_one_worker(bench: Bench):
     worker.join(10.0)
     assert broken_promises == 0
     assert bench.failures == []
+
+
+# -- prediction -------------------------------------------------------------------------------------------------------
+
+
+def while_working(bench: Bench, engine, first: int, act: Callable[[], None]) -> None:
+    """Have frame `first` answered, and `act` done while the network is at it."""
+
+    def once() -> None:
+        engine.before_run = lambda: None
+        act()
+
+    engine.before_run = once
+    bench.push(first)
+    bench.session.work(0.0)
+
+
+@pytest.fixture
+def followed(bench: Bench) -> Bench:
+    """The blob, followed up to frame 12."""
+    bench.init(None)
+    bench.play(0, 12)
+    assert bench.predictions == []
+    return bench
+
+
+def test_frames_that_come_while_the_worker_is_busy_are_predicted_at_once(followed: Bench, blob_engine):
+    while_working(followed, blob_engine, 13, lambda: [followed.push(i) for i in (14, 15, 16)])
+    assert followed.predicted_frames() == [14, 15, 16]
+    assert followed.counters.images_predicted == 3
+    assert followed.counters.images_superseded == 2
+    last = followed.reports[-2].targets[0].result  # of frame 12: the answer to 13 came after the predictions
+    deviation = 0.0
+    for prediction, index in zip(followed.predictions, (14, 15, 16), strict=True):
+        assert prediction.source.tag == f"header {index}"
+        assert prediction.processing_s >= 0.0
+        (target,) = prediction.targets
+        assert (target.target_id, target.session, target.state) == ("target_1", 1, TrackState.TRACKING)
+        assert iou(target.estimate.box, Box(*box_of(index))) > 0.8
+        error = target.estimate.box.cx - Box(*box_of(index)).cx
+        assert abs(error) < 3.0 * target.estimate.x.position_variance**0.5
+        assert 0.0 < target.reliability < last.reliability
+        assert target.estimate.x.position_variance**0.5 > deviation
+        deviation = target.estimate.x.position_variance**0.5
+    followed.work()
+    # The newest of them is measured all the same.
+    assert [r.source.stamp_ns for r in followed.reports[-2:]] == [stamp_of(13), stamp_of(16)]
+    assert followed.predicted_frames() == [14, 15, 16]
+
+
+def test_a_frame_that_the_worker_did_not_wake_up_for_is_predicted_when_the_next_comes(followed: Bench):
+    followed.push(13)
+    assert followed.predictions == []
+    followed.push(14)
+    followed.push(15)
+    assert followed.predicted_frames() == [13, 14]
+    followed.work()
+    assert followed.reports[-1].source.stamp_ns == stamp_of(15)
+    assert followed.predicted_frames() == [13, 14]
+
+
+def test_every_frame_has_an_answer_and_none_is_predicted_late(followed: Bench, blob_engine):
+    """A network at a third of the camera's rate."""
+    for first in range(13, 43, 3):
+        while_working(followed, blob_engine, first, lambda i=first: [followed.push(i + 1), followed.push(i + 2)])
+    followed.work()
+    measured = {r.source.stamp_ns for r in followed.reports}
+    assert measured | {p.source.stamp_ns for p in followed.predictions} == {stamp_of(i) for i in range(43)}
+    newest_ns = 0
+    for told in followed.told:
+        if isinstance(told, FrameReport):
+            newest_ns = max(newest_ns, told.source.stamp_ns)
+        elif isinstance(told, FramePrediction):
+            assert told.source.stamp_ns > newest_ns
+    assert followed.predicted_frames() == sorted(set(followed.predicted_frames()))
+
+
+def test_no_prediction_where_it_is_switched_off(followed: Bench, blob_engine):
+    followed.session.apply_settings(SessionSettings(predict_at_camera_rate=False))
+    while_working(followed, blob_engine, 13, lambda: followed.push(14))
+    followed.work()
+    assert followed.predictions == []
+    assert followed.counters.images_predicted == 0
+
+
+def test_a_cancelled_target_is_not_predicted(followed: Bench, blob_engine):
+    def cancel_and_push() -> None:
+        followed.push(14)
+        followed.session.cancel()
+        followed.push(15)
+
+    while_working(followed, blob_engine, 13, cancel_and_push)
+    assert followed.predicted_frames() == [14]
+    assert isinstance(followed.told[-3], FramePrediction)
+    assert followed.told[-2].type is EventType.CANCELLED
+    assert followed.reports[-1].targets == ()
+
+
+def test_a_target_is_predicted_from_its_first_answer_on(bench: Bench, blob_engine):
+    bench.init(None)
+    bench.push(0)
+    bench.work()
+    while_working(bench, blob_engine, 1, lambda: [bench.push(2), bench.push(3)])
+    assert bench.predictions == []
+    while_working(bench, blob_engine, 4, lambda: bench.push(5))
+    assert bench.predicted_frames() == [5]
+
+
+def test_a_target_that_begins_anew_is_not_predicted_from_before(followed: Bench, blob_engine):
+    while_working(followed, blob_engine, 13, lambda: followed.init(None, "target_1", box_of(13)))
+    followed.session.work(0.0)
+    assert followed.types()[-1] is EventType.INITIALIZED
+    while_working(followed, blob_engine, 14, lambda: followed.push(15))
+    assert followed.predictions == []
+    while_working(followed, blob_engine, 16, lambda: followed.push(17))
+    assert {t.session for p in followed.predictions for t in p.targets} == {2}
+
+
+def test_a_clock_that_jumps_back_predicts_nothing(followed: Bench, blob_engine):
+    early_ns = stamp_of(0) - 10 * NANOSECONDS
+
+    def jump() -> None:
+        followed.now_ns = early_ns
+        followed.session.push(StampedFrame(early_ns, picture(13), 1000))
+
+    while_working(followed, blob_engine, 13, jump)
+    assert followed.counters.time_jumps == 1
+    assert followed.predictions == []
+
+
+def test_predictions_stop_when_the_last_answer_is_too_old_to_tell(followed: Bench, blob_engine):
+    while_working(followed, blob_engine, 13, lambda: [followed.push(14), followed.push(60)])
+    assert followed.predicted_frames() == [14]
+
+
+def test_predictions_keep_their_place_among_the_answers_of_a_real_worker(blob_network, blob_engine):
+    """A camera five times as fast as the network, on threads of their own, with a target cancelled on the way."""
+    bench = Bench(blob_network, max_image_age=0.0)
+    bench.init(None, "kept")
+    bench.init(None, "dropped", box_of(0))
+    bench.push(0)
+    bench.work()
+    blob_engine.before_run = lambda: time.sleep(0.01)
+    stopping = threading.Event()
+
+    def work() -> None:
+        while not stopping.is_set():
+            bench.session.work(0.05)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    for index in range(1, 201):
+        bench.push(index % 100, stamp_ns=stamp_of(index))
+        if index == 100:
+            bench.session.cancel("dropped")
+            mark = len(bench.told)
+        time.sleep(0.002)
+    stopping.set()
+    bench.session.wake()
+    worker.join()
+    assert len(bench.predictions) > 20
+    assert len(bench.reports) > 5
+    newest_ns = 0
+    for told in bench.told:
+        if isinstance(told, FrameReport):
+            newest_ns = max(newest_ns, told.source.stamp_ns)
+        elif isinstance(told, FramePrediction):
+            assert told.source.stamp_ns > newest_ns
+    stamps = [p.source.stamp_ns for p in bench.predictions]
+    assert stamps == sorted(set(stamps))
+    later = [told for told in bench.told[mark:] if not isinstance(told, TargetEvent)]
+    assert {t.target_id for told in later for t in told.targets} == {"kept"}
+
+
+# -- a camera that moves ----------------------------------------------------------------------------------------------
+
+
+def view_of(scene: np.ndarray, left: int) -> ArrayFrame:
+    return ArrayFrame(np.ascontiguousarray(scene[:, left : left + 320]))
+
+
+def followed_by_panning(bench: Bench) -> list[float]:
+    """A blob that stands still in a textured scene which passes by at 45 px a frame; how far off its centre is, px."""
+    rng, scene = np.random.default_rng(4), np.zeros((240, 800, 3), np.uint8)
+    for cell in (60, 20, 8):  # as real scenes have it, coarse and fine
+        noise = rng.integers(0, 46, (240 // cell, 800 // cell, 3)).astype(np.uint8)
+        scene += cv2.resize(noise, (800, 240), interpolation=cv2.INTER_LINEAR)
+    scene[110:130, 300:324] = 250
+    lefts = [20, 20, 65, 110, 155, 200, 245]
+    bench.init(None, box=(280.0, 110.0, 24.0, 20.0))
+    for index, left in enumerate(lefts):
+        bench.push(index, view_of(scene, left))
+        bench.work()
+    centres = [Box(*report.targets[0].result.candidate).cx for report in bench.reports[1:]]
+    return [abs(centre - (312 - left)) for centre, left in zip(centres, lefts[1:], strict=True)]
+
+
+def test_the_search_goes_along_with_a_camera_that_is_seen_to_move(blob_network: TrackingNetwork):
+    target = TargetSettings(ego_motion=EgoMotionSettings(enabled=True))
+    bench = Bench(blob_network, target=target)
+    assert max(followed_by_panning(bench)) < 4.0
+    assert bench.failures == []
+    assert bench.counters.ego_motion_unknown == 0
+    # Without it the blob leaves the place that is searched.
+    assert max(followed_by_panning(Bench(blob_network))) > 20.0
+
+
+def test_a_background_that_says_nothing_is_counted_and_tracking_goes_on(blob_network: TrackingNetwork):
+    bench = Bench(blob_network, target=TargetSettings(ego_motion=EgoMotionSettings(enabled=True)))
+    bench.init(None)
+    bench.play(0, 10)
+    assert bench.counters.ego_motion_unknown > 5
+    assert iou(Box(*bench.reports[-1].targets[0].result.box), Box(*box_of(10))) > 0.8

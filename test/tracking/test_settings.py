@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 
 import pytest
 
-from ros2_tracker.tracking.settings import MotionSettings, ReliabilitySettings, SessionSettings
+from ros2_tracker.models.variant import MOTION_NOISE, load_variant
+from ros2_tracker.tracking.settings import (
+    MotionSettings,
+    ReliabilitySettings,
+    SessionSettings,
+    TargetSettings,
+    default_settings,
+    target_settings,
+)
 
 
 def test_defaults_are_valid():
@@ -61,3 +70,55 @@ def test_motion_noise_must_be_positive(name: str, value: float):
 def test_session_value_out_of_range_is_named(name: str, value: float):
     with pytest.raises(ValueError, match=f"{name} is {value}"):
         SessionSettings(**{name: value})
+
+
+def test_overrides_change_what_they_name_and_nothing_else():
+    base = TargetSettings(motion=MotionSettings(acceleration=2.0))
+    changed = target_settings({"reliability.lost_after": "0.6", "motion.size_rate": 1}, base)
+    assert changed == replace(
+        base,
+        reliability=ReliabilitySettings(lost_after=0.6),
+        motion=MotionSettings(acceleration=2.0, size_rate=1.0),
+    )
+
+
+def test_thresholds_that_only_fit_together_can_be_changed_together():
+    changed = target_settings({"reliability.tracking_above": "0.2", "reliability.uncertain_below": "0.2"})
+    assert changed.reliability.tracking_above == changed.reliability.uncertain_below == 0.2
+
+
+@pytest.mark.parametrize("group", [f.name for f in fields(TargetSettings)])
+def test_every_setting_can_be_named_and_keeps_its_type(group: str):
+    held = getattr(TargetSettings(), group)
+    for each in fields(held):
+        value = getattr(held, each.name)
+        for given in (value, str(value)):
+            found = getattr(getattr(target_settings({f"{group}.{each.name}": given}), group), each.name)
+            assert found == value
+            assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("reliability.lost_afer", "1", "no setting reliability.lost_afer: is reliability.lost_after meant"),
+        ("zoom", "1", "no setting zoom: there are reliability.tracking_above"),
+        ("reliability.lost_after", "soon", "reliability.lost_after is 'soon', must be a number"),
+        ("reliability.lost_after", True, "reliability.lost_after is True, must be a number"),
+        ("reliability.lost_after", "61", "reliability.lost_after is 61.0, must be within"),
+        ("reliability.lost_below", "0.5", "must be ordered"),
+    ],
+)
+def test_overrides_that_cannot_be_are_named(name: str, value: str | bool, message: str):
+    with pytest.raises(ValueError, match=message):
+        target_settings({name: value})
+
+
+def test_a_model_can_bring_its_own_noise_of_motion():
+    assert {f.name for f in fields(MotionSettings)} == set(MOTION_NOISE)
+    variant = replace(load_variant("default"), motion={"acceleration": 3.0})
+    assert default_settings(variant) == TargetSettings(motion=MotionSettings(acceleration=3.0))
+    # What is set by hand stands beside the model's, and above it.
+    changed = target_settings({"motion.size_rate": 1.0}, default_settings(variant))
+    assert changed.motion == MotionSettings(acceleration=3.0, size_rate=1.0)
+    assert target_settings({"motion.acceleration": 6.0}, default_settings(variant)).motion == MotionSettings()

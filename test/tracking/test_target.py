@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -12,16 +13,18 @@ from ros2_tracker.tracking.geometry import Box, BoxError, iou
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.reliability import ReliabilityModel
 from ros2_tracker.tracking.result import TrackState
-from ros2_tracker.tracking.settings import ReliabilitySettings, TargetSettings
+from ros2_tracker.tracking.settings import RecoverySettings, ReliabilitySettings, TargetSettings
 from ros2_tracker.tracking.target import Target
 
 DT = 1 / 30
 BOX = (100.0, 80.0, 24.0, 20.0)
+# A camera that gives the same image again is taken to be stuck.
+_FLICKER = cycle((40, 41, 42))
 
 
 def picture(x: float | None, y: float = 80.0) -> ArrayFrame:
     """A dark 320x240 image with a bright 24x20 blob, or without one."""
-    image = np.full((240, 320, 3), 40, np.uint8)
+    image = np.full((240, 320, 3), next(_FLICKER), np.uint8)
     if x is not None:
         image[max(round(y), 0) : round(y) + 20, max(round(x), 0) : max(round(x) + 24, 0)] = 250
     return ArrayFrame(image)
@@ -69,6 +72,70 @@ def test_doubtful_box_does_not_move_the_search(target: Target):
     searched = target.box
     target.update(picture(None), 6 * DT)
     assert target.box == searched
+
+
+def lose(target: Target, first: int = 1) -> int:
+    """Frames without the blob until it is LOST; returns the number of the next frame."""
+    for i in range(first, first + 60):
+        if target.update(picture(None), i * DT).state is TrackState.LOST:
+            return i + 1
+    raise AssertionError("never lost")
+
+
+def test_lost_target_is_found_elsewhere_in_the_image_and_keeps_its_size(target: Target):
+    i = lose(target)
+    for _ in range(10):
+        target.update(picture(None), i * DT)
+        i += 1
+    back = i
+    while target.state is TrackState.LOST:
+        assert i < back + 30, "not found within a second"
+        result = target.update(picture(270, 200), i * DT)
+        i += 1
+    assert result.state is TrackState.TRACKING
+    assert result.not_tracking_for == pytest.approx((i - 2) * DT, abs=0.2)
+    result = target.update(picture(270, 200), i * DT)
+    assert iou(Box(*result.box), Box(270, 200, 24, 20)) > 0.7
+
+
+def test_what_a_lost_target_costs_is_bounded(target: Target, blob_engine):
+    i = lose(target)
+    windows = target.settings.recovery.windows_per_image
+    for x in [None] * 40 + [270] * 40:
+        assert 1 <= len(target.ask(picture(x, 200), i * DT).looks) <= 1 + windows
+        target.update(picture(x, 200), i * DT)
+        i += 1
+    assert len(target.ask(picture(270, 200), i * DT).looks) == 1, "found again: as before"
+
+
+def test_find_that_does_not_last_is_no_recovery(target: Target):
+    i = lose(target)
+    for _ in range(20):
+        for x in (270, 270, None, None, None):
+            assert target.update(picture(x, 200), i * DT).state is TrackState.LOST
+            i += 1
+
+
+def test_without_recovery_it_is_looked_for_where_it_was(blob_network: TrackingNetwork):
+    settings = TargetSettings(recovery=RecoverySettings(enabled=False))
+    target = Target(blob_network, settings, picture(100), BOX, 0.0)
+    i = lose(target)
+    for _ in range(60):
+        assert target.update(picture(270, 200), i * DT).state is TrackState.LOST
+        i += 1
+    for _ in range(10):
+        result = target.update(picture(104), i * DT)
+        i += 1
+    assert result.state is TrackState.TRACKING
+
+
+def test_recovery_can_be_switched_while_lost(target: Target):
+    i = lose(target)
+    for enabled in (False, True):
+        target.settings = TargetSettings(recovery=RecoverySettings(enabled=enabled))
+        for _ in range(3):
+            assert target.update(picture(None), i * DT).state is TrackState.LOST
+            i += 1
 
 
 def test_failed_update_changes_nothing(target: Target, blob_engine):

@@ -1,0 +1,103 @@
+"""Find a LOST target again: where to look in each image, and what becomes of a find.
+
+Around the place where it was last trusted the search grows; beside it, the whole image is gone through in overlapping
+windows, a bounded number for each image, nearest first. A find there is only a candidate: it is looked at as a target
+would be, image after image, and counts as found when its reliability has stayed up (`tracking.reliability`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from ros2_tracker.tracking.family import Proposal
+from ros2_tracker.tracking.geometry import Box, kept_in_image
+from ros2_tracker.tracking.settings import RecoverySettings
+
+# Of neighbouring windows, in their sides: what is at the edge of one is well inside the next.
+_STRIDE = 0.5
+# Search sides are at least this many target sizes, so this is a lower bound of a window's.
+_SIZES_PER_SIDE = 4.0
+# Windows along either side of the image: a bound on the sweep's length and on the time to plan it.
+_MOST_ALONG = 16
+# Once the sweep has been everywhere, the last place is looked at in every so many images.
+_HERE_EVERY = 3
+
+
+class Window(NamedTuple):
+    """A place to look at."""
+
+    around: Box
+    """Of the target's size, px; its centre is the window's."""
+    zoom: float = 1.0
+    """Side of the search region, in usual ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The search for one target, from the image in which it was LOST; replaced as a whole."""
+
+    place: Box
+    """Where, and how large, it was when it was last trusted, px."""
+    since: float
+    """Stamp of the image with which the search began, s."""
+    sweep: tuple[Window, ...]
+    """All over the image, in the order in which they are looked into, again and again."""
+    images: int = 0
+    """That have been searched."""
+    swept: int = 0
+    """Windows of the sweep that have been looked into, counting on from sweep to sweep."""
+    candidate: Box | None = None
+    """A find that is being looked at, px."""
+
+    @classmethod
+    def begin(cls, place: Box, stamp: float, width: int, height: int, settings: RecoverySettings) -> Search:
+        """In `width` x `height` px images, for a target that was last trusted at `place`."""
+        # It may come back larger than it went, for which wide windows are good, or smaller.
+        zooms = (settings.zoom, 1.0) if settings.zoom > 1.0 else (1.0,)
+        centers = ((x, y, zoom) for zoom in zooms for x, y in sweep_centers(place, width, height, zoom))
+        windows = (Window(Box.from_center(x, y, place.w, place.h), zoom) for x, y, zoom in centers)
+        return cls(kept_in_image(place, width, height), stamp, tuple(windows))
+
+    def windows(self, stamp: float, settings: RecoverySettings) -> tuple[Window, ...]:
+        """Where to look in the image of that stamp; at least one window."""
+        if self.candidate is not None:
+            return (Window(self.candidate),)
+        count = min(settings.windows_per_image, len(self.sweep))
+        elsewhere = tuple(self.sweep[(self.swept + i) % len(self.sweep)] for i in range(count + 1))
+        if self.passes_by(settings):
+            return elsewhere
+        grown = 1.0 + settings.growth * max(stamp - self.since, 0.0)
+        return (Window(self.place, min(grown, settings.zoom)), *elsewhere[:count])
+
+    def passes_by(self, settings: RecoverySettings) -> bool:
+        """Whether the next image is searched elsewhere alone: after a whole sweep it is rarely where it was."""
+        return settings.windows_per_image > 0 and self.swept >= len(self.sweep) and self.images % _HERE_EVERY != 0
+
+    def after(self, found: Sequence[Proposal], doubtful: bool, settings: RecoverySettings) -> Search:
+        """The search after the answers to all windows; `doubtful` is what reliability says of the first of them."""
+        if self.candidate is not None:
+            return replace(self, candidate=None if doubtful else found[0].box)
+        swept = self.swept + len(found) - (0 if self.passes_by(settings) else 1)
+        best = max(found, key=lambda proposal: proposal.score)
+        candidate = best.box if best.score >= settings.candidate_above else None
+        return replace(self, images=self.images + 1, swept=swept, candidate=candidate)
+
+
+def sweep_centers(place: Box, width: int, height: int, zoom: float) -> list[tuple[float, float]]:
+    """Centres, px, of windows that cover a `width` x `height` image twice over, nearest to `place` first.
+
+    Of a target too small for its windows to cover the image, those around the place alone.
+    """
+    stride = _STRIDE * _SIZES_PER_SIDE * zoom * max(place.size, 2.0)
+
+    def along(length: int, place: float) -> list[float]:
+        count = max(math.ceil(length / stride), 1)
+        nearest = int(min(max(place / length * count, 0), count - 1))
+        first = min(max(nearest - _MOST_ALONG // 2, 0), max(count - _MOST_ALONG, 0))
+        return [(i + 0.5) * length / count for i in range(first, min(first + _MOST_ALONG, count))]
+
+    centers = [(x, y) for y in along(height, place.cy) for x in along(width, place.cx)]
+    return sorted(centers, key=lambda c: math.hypot(c[0] - place.cx, c[1] - place.cy))

@@ -1,0 +1,116 @@
+"""Where a lost target is looked for, and what becomes of a find."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ros2_tracker.tracking.family import Proposal
+from ros2_tracker.tracking.geometry import Box
+from ros2_tracker.tracking.recovery import Search, Window, sweep_centers
+from ros2_tracker.tracking.settings import RecoverySettings
+
+PLACE = Box.from_center(400.0, 100.0, 40.0, 30.0)
+SETTINGS = RecoverySettings()
+MAP = np.zeros((1, 16, 16), np.float32)
+
+
+def found(score: float, box: Box = PLACE) -> Proposal:
+    return Proposal(box, score, MAP, ((8, 8),))
+
+
+boxes = st.builds(
+    Box.from_center, st.floats(-100, 2100), st.floats(-100, 1200), st.floats(2.0, 800.0), st.floats(2.0, 800.0)
+)
+
+
+@given(boxes, st.integers(16, 2000), st.integers(16, 1100), st.floats(1.0, 3.0), st.floats(0, 1), st.floats(0, 1))
+def test_sweep_covers_the_image_and_the_middle_of_some_window_shows_every_place(box, width, height, zoom, u, v):
+    centers = sweep_centers(box, width, height, zoom)
+    assert 1 <= len(centers) <= 16 * 16
+    distances = [math.dist(c, (box.cx, box.cy)) for c in centers]
+    assert distances == sorted(distances)
+    side = 4.0 * zoom * max(box.size, 2.0)
+    if max(width, height) > 16 * side / 2:
+        return  # too small a target for the whole image: bounded
+    x, y = u * width, v * height
+    assert any(abs(x - cx) <= side / 4 + 1e-6 and abs(y - cy) <= side / 4 + 1e-6 for cx, cy in centers)
+
+
+def test_tiny_target_in_a_large_image_is_searched_around_its_place_in_bounded_time():
+    centers = sweep_centers(Box.from_center(1000.0, 500.0, 3.0, 3.0), 1920, 1080, 1.5)
+    assert len(centers) == 256
+    assert max(math.dist(c, (1000.0, 500.0)) for c in centers) < 150
+
+
+def begin(settings: RecoverySettings = SETTINGS, width: int = 640, height: int = 480) -> Search:
+    return Search.begin(PLACE, 10.0, width, height, settings)
+
+
+def test_search_grows_around_the_last_place_and_no_further_than_it_may():
+    settings = replace(SETTINGS, growth=1.0, zoom=1.5, windows_per_image=0)
+    search = begin(settings)
+    zooms = [search.windows(10.0 + t, settings)[0].zoom for t in (0.0, 0.25, 0.5, 60.0)]
+    assert zooms == [1.0, 1.25, 1.5, 1.5]
+    for _ in range(100):
+        assert search.windows(11.0, settings) == (Window(PLACE, 1.5),), "it is looked for there alone"
+        search = search.after([found(0.01)], True, settings)
+
+
+@pytest.mark.parametrize("windows_per_image", [1, 3, 7])
+def test_every_window_of_the_sweep_is_looked_into_before_any_comes_again(windows_per_image):
+    settings = replace(SETTINGS, windows_per_image=windows_per_image)
+    search, seen = begin(settings), []
+    while len(seen) < len(search.sweep):
+        here, *elsewhere = search.windows(10.1, settings)
+        assert here.around == PLACE
+        assert len(elsewhere) == windows_per_image
+        seen += elsewhere
+        search = search.after([found(0.01)] * (1 + windows_per_image), True, settings)
+    assert set(search.sweep) == set(seen[: len(search.sweep)])
+    assert {w.zoom for w in seen} == {settings.zoom, 1.0}
+
+
+def test_after_a_whole_sweep_the_last_place_is_looked_at_less_often_and_the_cost_stays():
+    search, here = begin(), []
+    for _ in range(600):
+        windows = search.windows(10.1, SETTINGS)
+        assert len(windows) == 1 + SETTINGS.windows_per_image
+        here.append(windows[0].around == PLACE and windows[0] not in search.sweep)
+        search = search.after([found(0.01)] * len(windows), True, SETTINGS)
+    first = len(search.sweep) // SETTINGS.windows_per_image
+    assert all(here[:first])
+    assert sum(here[first:]) == pytest.approx(len(here[first:]) / 3, abs=1)
+
+
+def test_no_more_windows_than_the_image_has():
+    settings = replace(SETTINGS, windows_per_image=64)
+    assert len(begin(settings, 64, 48).windows(10.0, settings)) == 3
+
+
+def test_find_becomes_a_candidate_which_is_looked_at_alone_until_it_disappoints():
+    there = Box.from_center(100.0, 300.0, 36.0, 30.0)
+    weak = begin().after([found(0.1), found(SETTINGS.candidate_above - 0.01)], True, SETTINGS)
+    assert weak.candidate is None
+    search = weak.after([found(0.1), found(0.5, there)], True, SETTINGS)
+    assert search.candidate == there
+    assert search.windows(10.2, SETTINGS) == (Window(there),)
+    moved = Box.from_center(104.0, 300.0, 36.0, 30.0)
+    search = search.after([found(0.5, moved)], False, SETTINGS)
+    assert search.candidate == moved
+    swept = search.swept
+    search = search.after([found(0.05, moved)], True, SETTINGS)
+    assert search.candidate is None
+    assert search.place == PLACE, "the place where it was last trusted is kept"
+    assert search.swept == swept, "looking at a candidate is no part of the sweep"
+
+
+def test_place_outside_the_image_is_searched_inside_it():
+    search = Search.begin(Box.from_center(900.0, 700.0, 40.0, 40.0), 0.0, 320, 240, SETTINGS)
+    windows = (*search.windows(0.1, SETTINGS), *search.sweep)
+    assert all(0 <= w.around.cx <= 320 and 0 <= w.around.cy <= 240 for w in windows)
