@@ -1,8 +1,8 @@
-"""Torch networks to ONNX: the graphs of `models.graphs` with fixed shapes, batch included.
+"""Torch networks to ONNX: the graphs of `models.graphs`, every shape fixed but the batch, if that is to stay free.
 
-OSTrack gives one file. STARK and Multi-Stage give two: `<name>.onnx`, run every frame, and `<name>.template.onnx`. In
-fp16 the template's `tokens` and `position` are float16 on their way from one to the other: half the bytes, and what the
-next operation would round them to anyway.
+OSTrack gives one file, the other families two: `<name>.onnx`, run every frame, and `<name>.template.onnx`. In fp16 the
+template's features are float16 on their way from one to the other: half the bytes, and what the next operation would
+round them to anyway.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ import ros2_tracker
 from ros2_tracker.engines.base import EngineError
 from ros2_tracker.engines.fp16 import to_fp16
 from ros2_tracker.engines.onnx_graph import simplify
+from ros2_tracker.engines.origin import ANY_BATCH, BATCH_AXIS
 from ros2_tracker.models.graphs import Graph, example_inputs, graphs_of
 from ros2_tracker.models.prepare import prepared
 from ros2_tracker.models.variant import Variant, template_graph
 
 OPSET = 18
 EXPORT_PRECISIONS = ("fp32", "fp16")
-_HALF_FEATURES = ("tokens", "position")
+# Targets to trace a free batch with.
+_EXAMPLES = 2
+_STAGE_FEATURES = tuple(f"{kind}{i}" for kind in ("key", "value") for i in range(4))
+_HALF_FEATURES = ("tokens", "position", "deep", "middle", *_STAGE_FEATURES)
 _NOISY = ("torch.onnx", "torch.fx", "onnxscript", "onnx_ir")
 
 
@@ -36,7 +40,7 @@ def export_onnx(
     network: nn.Module,
     variant: Variant,
     output: str | Path,
-    batch: int = 1,
+    batch: int | None = None,
     precision: str = "fp32",
     weights_sha256: str | None = None,
     progress: Callable[[str], None] = lambda step: None,
@@ -49,8 +53,8 @@ def export_onnx(
         network: of `models.build.load_network`; it is not changed.
         variant: whose network it is.
         output: the ONNX file; a template graph is written beside it.
-        batch: targets that one run of the every-frame graph handles; the template graph takes one, as targets start
-            one by one.
+        batch: targets that one run of the every-frame graph handles, None for any number; the template graph takes
+            one, as targets start one by one.
         precision: one of EXPORT_PRECISIONS; `fp16` as `engines.fp16` says.
         weights_sha256: of the file that the weights came from.
         progress: told each step, for people.
@@ -67,20 +71,22 @@ def export_onnx(
         raise ValueError(f"precision is {precision!r}, must be one of {', '.join(EXPORT_PRECISIONS)}")
     target = Path(output)
     per_frame, per_template = graphs_of(prepared(network))
-    jobs: list[tuple[Graph, tuple[Tensor, ...], Path, int]] = [
-        (per_frame, example_inputs(variant, per_template, batch)[0], target, batch)
-    ]
+    examples = example_inputs(variant, per_template, batch or _EXAMPLES)[0]
+    jobs: list[tuple[Graph, tuple[Tensor, ...], Path, int | None]] = [(per_frame, examples, target, batch)]
     if per_template is not None:
         jobs.append((per_template, example_inputs(variant, per_template)[1], template_graph(target), 1))
     written: list[tuple[ir.Model, Path]] = []
     for graph, inputs, file, targets in jobs:
         progress(f"tracing {file.name}")
-        model = traced(graph, inputs)
+        model = traced(graph, inputs, any_batch=targets is None)
         if precision == "fp16":
             progress(f"converting {file.name} to fp16")
             to_fp16(model, features_of(graph))
         model.metadata_props.update(
-            variant=variant.name, precision=precision, batch=str(targets), ros2_tracker=ros2_tracker.__version__
+            variant=variant.name,
+            precision=precision,
+            batch=ANY_BATCH if targets is None else str(targets),
+            ros2_tracker=ros2_tracker.__version__,
         )
         if weights_sha256:
             model.metadata_props["weights_sha256"] = weights_sha256
@@ -90,8 +96,12 @@ def export_onnx(
     return tuple(file for _, file in written)
 
 
-def traced(graph: Graph, inputs: tuple[Tensor, ...]) -> ir.Model:
-    """A graph in ONNX, fp32; EngineError when torch's exporter fails."""
+def traced(graph: Graph, inputs: tuple[Tensor, ...], any_batch: bool = False) -> ir.Model:
+    """A graph in ONNX, fp32; EngineError when torch's exporter fails.
+
+    With `any_batch` its first axis is free: the inputs must then be of several targets, as torch takes 1 for fixed.
+    """
+    axis = torch.export.Dim(BATCH_AXIS)
     with _quiet():
         try:
             program = torch.onnx.export(
@@ -101,6 +111,7 @@ def traced(graph: Graph, inputs: tuple[Tensor, ...]) -> ir.Model:
                 opset_version=OPSET,
                 input_names=graph.inputs,
                 output_names=graph.outputs,
+                dynamic_shapes=tuple({0: axis} for _ in inputs) if any_batch else None,
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
@@ -123,6 +134,8 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
+        # One axis of several inputs: the exporter keeps the name all the same.
+        warnings.filterwarnings("ignore", "# The axis name: ")
         try:
             for logger in loggers:
                 logger.setLevel(logging.ERROR)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FAMILIES = {
+    "ibfp": "ros2_tracker.models.ibfp",
+    "inmo": "ros2_tracker.models.inmo",
     "multistage": "ros2_tracker.models.multistage",
     "ostrack": "ros2_tracker.models.ostrack",
     "stark": "ros2_tracker.models.stark",

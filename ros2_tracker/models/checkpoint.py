@@ -1,4 +1,4 @@
-"""Official checkpoints to safetensors, without ever running what is pickled in them (SPEC 0.6)."""
+"""Official checkpoints to safetensors, without ever running what is pickled in them (SPEC 0.6, 3.8)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from ros2_tracker.models.variant import Variant, load_variant
 if TYPE_CHECKING:
     from torch import Tensor
 
-_WRAPPER = "net"
+_WRAPPERS = ("net", "state_dict")
+# How InMo's training code names what its authors published (SPEC 3.8): beginning -> that of the network's entries.
+_BEGINNINGS = {"module.": "", "features.features.": "backbone."}
 # What the training code of OSTrack and STARK pickled beside the weights. An instance becomes an empty object.
 _FOREIGN_CLASSES = (
     "lib.train.admin.settings.Settings",
@@ -66,7 +68,7 @@ def import_checkpoint(file: str | Path, model: str, output: str | Path) -> Impor
     """Write the weights of an official checkpoint as a safetensors file.
 
     Args:
-        file: what the authors published: zip or older container, weights under `net` or bare.
+        file: what the authors published: zip or older container, weights under `net`, `state_dict` or bare.
         model: the variant they belong to.
         output: the safetensors file to write; its metadata holds `variant` and the source's `sha256`.
 
@@ -95,15 +97,24 @@ def import_checkpoint(file: str | Path, model: str, output: str | Path) -> Impor
 def read_weights(file: Path) -> dict[str, Tensor]:
     """The state dict in a checkpoint; CheckpointError when it cannot be had safely."""
     content = _restricted_load(file)
-    weights = content.get(_WRAPPER, content) if isinstance(content, Mapping) else content
+    weights = content
+    if isinstance(content, Mapping):
+        weights = next((content[name] for name in _WRAPPERS if name in content), content)
     if not isinstance(weights, Mapping) or not weights:
-        raise CheckpointError(file, [f"holds no weights: there is no dict under {_WRAPPER!r}"])
+        raise CheckpointError(file, [f"holds no weights: there is no dict under {' or '.join(map(repr, _WRAPPERS))}"])
     import torch
 
     strangers = [str(key) for key, value in weights.items() if not isinstance(value, torch.Tensor)]
     if strangers:
         raise CheckpointError(file, [f"entry {name} is not a tensor" for name in strangers])
-    return dict(weights)
+    return {_plain_name(str(name)): value for name, value in weights.items()}
+
+
+def _plain_name(name: str) -> str:
+    for beginning, instead in _BEGINNINGS.items():
+        if name.startswith(beginning):
+            name = instead + name.removeprefix(beginning)
+    return name
 
 
 def _restricted_load(file: Path) -> Any:

@@ -8,6 +8,8 @@ STARK is two, because a template's features are computed once: the template grap
 `cells` of `template` and `template_padded`; the search graph takes them as `template_tokens`, `template_position` and
 `template_cells` (templates one after another), with `search` and `search_padded`.
 Multi-Stage is two as well: `tokens` of `template`; then `template_tokens` and `search`.
+InMo is two, with features of every stage: `models.inmo_graphs`.
+IBFP is two: `deep` and `middle` of `template`; then `template_deep`, `template_middle` and `search`.
 
 | name | shape | type |
 |---|---|---|
@@ -24,6 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ros2_tracker.models.ibfp import Ibfp, TemplateFeatures, as_centers
+from ros2_tracker.models.inmo import CnnInMo, TransInMo
+from ros2_tracker.models.inmo_graphs import InMoSearchGraph, InMoTemplateGraph, search_graph
 from ros2_tracker.models.layers import normalized
 from ros2_tracker.models.multistage import MultiStage
 from ros2_tracker.models.ostrack import CenterMaps, OSTrack, decode_centers
@@ -125,6 +130,45 @@ class MultiStageSearchGraph(nn.Module):
         return box, score, maps.score.squeeze(1)
 
 
+class IbfpTemplateGraph(nn.Module):
+    """IBFP's maps of a template; `middle` is also what its online branch learns from."""
+
+    inputs = ("template",)
+    outputs = ("deep", "middle")
+
+    def __init__(self, network: Ibfp) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, template: Tensor) -> tuple[Tensor, Tensor]:
+        """Crop -> maps."""
+        return tuple(part.float() for part in self.network.template(normalized(template)))
+
+
+class IbfpSearchGraph(MultiStageSearchGraph):
+    """The same for IBFP, whose score is linear and not windowed.
+
+    Its `box` and `score` are of the offline map alone. For the online branch there are `linear_map` (N, F, F), in which
+    scores may be negative, `ltrb` (N, 4, F, F), distances to the sides in search sides, and `features`
+    (N, C, F / 2, F / 2).
+    """
+
+    inputs = ("template_deep", "template_middle", "search")
+    outputs = (*OUTPUTS, "linear_map", "ltrb", "features")
+
+    def __init__(self, network: Ibfp) -> None:
+        nn.Module.__init__(self)
+        self.network = network
+        self.register_buffer("window", torch.ones(network.settings.cells, network.settings.cells))
+
+    def forward(self, deep: Tensor, middle: Tensor, search: Tensor) -> tuple[Tensor, ...]:
+        """Maps and crop -> box, score, and all maps."""
+        maps = self.network.find(TemplateFeatures(deep, middle), normalized(search))
+        centers = as_centers(maps)
+        box, score = decode_centers(centers)
+        return box, score, centers.score.squeeze(1), maps.score.squeeze(1), maps.sides, maps.middle.float()
+
+
 def concentration(corners: Tensor) -> Tensor:
     """How far both corners are in one place: their probabilities within 3x3 cells, geometric mean.
 
@@ -141,8 +185,8 @@ def concentration(corners: Tensor) -> Tensor:
     return within.flatten(2).amax(-1).prod(1).clamp(0.0, 1.0).sqrt()
 
 
-TemplateGraph = StarkTemplateGraph | MultiStageTemplateGraph
-Graph = OSTrackGraph | StarkSearchGraph | MultiStageSearchGraph | TemplateGraph
+TemplateGraph = StarkTemplateGraph | MultiStageTemplateGraph | InMoTemplateGraph | IbfpTemplateGraph
+Graph = OSTrackGraph | StarkSearchGraph | MultiStageSearchGraph | InMoSearchGraph | TemplateGraph
 
 
 def graphs_of(network: nn.Module) -> tuple[Graph, TemplateGraph | None]:
@@ -156,6 +200,10 @@ def graphs_of(network: nn.Module) -> tuple[Graph, TemplateGraph | None]:
         return OSTrackGraph(network).eval(), None
     if isinstance(network, Stark | StarkLightning):
         return StarkSearchGraph(network).eval(), StarkTemplateGraph(network).eval()
+    if isinstance(network, TransInMo | CnnInMo):
+        return search_graph(network).eval(), InMoTemplateGraph(network).eval()
+    if isinstance(network, Ibfp):
+        return IbfpSearchGraph(network).eval(), IbfpTemplateGraph(network).eval()
     if isinstance(network, MultiStage):
         return MultiStageSearchGraph(network).eval(), MultiStageTemplateGraph(network).eval()
     raise ValueError(f"no graph for {type(network).__name__}")

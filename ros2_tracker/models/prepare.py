@@ -28,8 +28,10 @@ def fold_batch_norms(network: nn.Module) -> None:
     """Fold every batch normalisation into the convolution that its module registers just before it, in place."""
     for parent in tuple(network.modules()):
         for (_, conv), (name, norm) in pairwise(tuple(parent.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
-                fused = fuse_conv_bn_eval(conv, norm)
+            if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and isinstance(
+                norm, nn.BatchNorm2d | FrozenBatchNorm2d
+            ):
+                fused = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d))
                 conv.weight, conv.bias = fused.weight, fused.bias
                 setattr(parent, name, nn.Identity())
 

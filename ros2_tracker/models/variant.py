@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,8 +20,11 @@ EXPLICIT_INT8 = "int8-qdq"
 """Among a variant's graphs: its explicitly quantised one, which is int8, too. TensorRT takes no other."""
 
 
-_OUR_READINGS = ("multistage",)
-"""Families whose authors published neither code nor weights."""
+MOTION_NOISE = ("acceleration", "size_rate", "position_noise", "size_noise")
+"""What a variant's `motion` may set: fields of `tracking.settings.MotionSettings`."""
+
+_OUR_READINGS = ("ibfp", "multistage", "transinmo")
+"""Families, and variants of other families, whose authors published neither code nor weights."""
 
 
 class WeightsMissingError(FileNotFoundError):
@@ -61,11 +65,11 @@ class Variant:
     weights: str | None
     """Name of the safetensors file for `models.build`, or None; absent until a checkpoint was imported."""
     reliability: Path | None
-    """The fitted reliability model, or None."""
+    """The fitted reliability model: the user's own, or else a shipped one; None without either."""
     template: InputSettings
     search: InputSettings
     fill: str
-    """Outside the image: `mean` colour of the first frame, or `zero`."""
+    """Outside the image: `mean` colour of the first frame, `zero`, or `replicate`, the nearest pixel (IBFP)."""
     size_update: float
     """Weight of a newly predicted width and height against the old ones."""
     hold_in_doubt: bool
@@ -73,6 +77,13 @@ class Variant:
     template_update: TemplateUpdate | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the family's network; its module says which there are."""
+    loop: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of InMo's tracking loop: a `dataset` whose published ones to take, and fields of
+    `tracking.inmo_settings.LoopSettings`."""
+    online: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of IBFP's online branch: fields of `models.ibfp_settings.OnlineSettings`."""
+    motion: Mapping[str, float] = field(default_factory=dict)
+    """Noise of the motion model that suits this network better than the general one: some of `MOTION_NOISE`."""
 
     @property
     def templates(self) -> int:
@@ -104,7 +115,7 @@ class Variant:
         if self.weights is None:
             return f"model {self.name}: no weights of it are shipped"
         folder = user_weights_dir()
-        if self.family in _OUR_READINGS:
+        if self.family in _OUR_READINGS or self.name in _OUR_READINGS:
             return (
                 f"model {self.name}: the weights file {folder / self.weights} does not exist; it is our reading of the "
                 "paper, no weights are published: train one with `ros2-tracker train` (docs/models.md)"
@@ -147,8 +158,8 @@ def load_variant(name: str) -> Variant:
     path = VARIANTS_DIR / f"{resolved}.yaml"
     data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
-        if data["fill"] not in ("mean", "zero"):
-            raise ValueError(f"fill is {data['fill']!r}, must be mean or zero")
+        if data["fill"] not in ("mean", "zero", "replicate"):
+            raise ValueError(f"fill is {data['fill']!r}, must be mean, zero or replicate")
         return Variant(
             name=resolved,
             family=data["family"],
@@ -157,7 +168,7 @@ def load_variant(name: str) -> Variant:
             gmacs=float(data["gmacs"]),
             graphs=data["graphs"],
             weights=data.get("weights"),
-            reliability=WEIGHTS_DIR / data["reliability"] if data.get("reliability") else None,
+            reliability=find_weights(data.get("reliability", f"{resolved}.reliability.json")),
             template=InputSettings(int(data["template"]["size"]), float(data["template"]["factor"])),
             search=InputSettings(int(data["search"]["size"]), float(data["search"]["factor"])),
             fill=data["fill"],
@@ -165,6 +176,21 @@ def load_variant(name: str) -> Variant:
             hold_in_doubt=bool(data["hold_in_doubt"]),
             template_update=TemplateUpdate(**data["template_update"]) if data.get("template_update") else None,
             network=data.get("network", {}),
+            loop=data.get("loop", {}),
+            online=data.get("online", {}),
+            motion=_motion_noise(data.get("motion", {})),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error!r}") from error
+
+
+def _motion_noise(values: Mapping[str, Any]) -> dict[str, float]:
+    """The `motion` block, checked; ValueError names what is wrong."""
+    noise = {}
+    for name, value in values.items():
+        if name not in MOTION_NOISE:
+            raise ValueError(f"motion.{name} is none of {', '.join(MOTION_NOISE)}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < math.inf:
+            raise ValueError(f"motion.{name} is {value!r}, must be a positive number")
+        noise[name] = float(value)
+    return noise

@@ -129,6 +129,7 @@ PARAMETERS: Mapping[str, Declared] = {
     "recovery.zoom": Declared(_F.zoom, "side of the search at most, in usual ones", 1.0, 8.0, live=True),
     "recovery.candidate_above": Declared(_F.candidate_above, "score of a find worth a look", 0.0, 1.0, live=True),
     "recovery.accept_above": Declared(_F.accept_above, "reliability of a find that is taken", 0.0, 1.0, live=True),
+    "recovery.accept_share": Declared(_F.accept_share, "of the score before that it must have", 0.0, 1.0, live=True),
     "recovery.accept_after": Declared(_F.accept_after, "s that it was there", 0.0, 60.0, live=True),
     "distractors.enabled": Declared(_D.enabled, "keep look-alikes apart from the target", live=True),
     "distractors.above": Declared(_D.above, "score of a look-alike, share of the best", 0.0, 1.0, live=True),

@@ -43,6 +43,8 @@ class Search:
     """Where, and how large, it was when it was last trusted, px."""
     since: float
     """Stamp of the image with which the search began, s."""
+    score: float
+    """The network's, in the last frame of high reliability before that; 0 if there was none."""
     sweep: tuple[Window, ...]
     """All over the image, in the order in which they are looked into, again and again."""
     images: int = 0
@@ -53,20 +55,28 @@ class Search:
     """A find that is being looked at, px."""
 
     @classmethod
-    def begin(cls, place: Box, stamp: float, width: int, height: int, settings: RecoverySettings) -> Search:
-        """In `width` x `height` px images, for a target that was last trusted at `place`."""
-        # It may come back larger than it went, for which wide windows are good, or smaller.
-        zooms = (settings.zoom, 1.0) if settings.zoom > 1.0 else (1.0,)
+    def begin(
+        cls,
+        place: Box,
+        stamp: float,
+        score: float,
+        width: int,
+        height: int,
+        settings: RecoverySettings,
+    ) -> Search:
+        """In `width` x `height` px images, for a target that was last trusted at `place`, with `score` before."""
+        # Wide windows are through sooner; in narrower ones the network sees more.
+        zooms = (settings.zoom, math.sqrt(settings.zoom)) if settings.zoom > 1.0 else (1.0,)
         centers = ((x, y, zoom) for zoom in zooms for x, y in sweep_centers(place, width, height, zoom))
         windows = (Window(Box.from_center(x, y, place.w, place.h), zoom) for x, y, zoom in centers)
-        return cls(kept_in_image(place, width, height), stamp, tuple(windows))
+        return cls(kept_in_image(place, width, height), stamp, score, tuple(windows))
 
     def windows(self, stamp: float, settings: RecoverySettings) -> tuple[Window, ...]:
         """Where to look in the image of that stamp; at least one window."""
-        if self.candidate is not None:
-            return (Window(self.candidate),)
         count = min(settings.windows_per_image, len(self.sweep))
         elsewhere = tuple(self.sweep[(self.swept + i) % len(self.sweep)] for i in range(count + 1))
+        if self.candidate is not None:
+            return (Window(self.candidate), *elsewhere[:count])
         if self.passes_by(settings):
             return elsewhere
         grown = 1.0 + settings.growth * max(stamp - self.since, 0.0)
@@ -74,16 +84,26 @@ class Search:
 
     def passes_by(self, settings: RecoverySettings) -> bool:
         """Whether the next image is searched elsewhere alone: after a whole sweep it is rarely where it was."""
-        return settings.windows_per_image > 0 and self.swept >= len(self.sweep) and self.images % _HERE_EVERY != 0
+        if self.candidate is not None or not settings.windows_per_image:
+            return False
+        return self.swept >= len(self.sweep) and self.images % _HERE_EVERY != 0
+
+    def can_be_it(self, score: float, settings: RecoverySettings) -> bool:
+        """Whether a find of that score may be the target: a candidate that convinces nearly as much as it did."""
+        return self.candidate is not None and score >= settings.accept_share * self.score
 
     def after(self, found: Sequence[Proposal], doubtful: bool, settings: RecoverySettings) -> Search:
         """The search after the answers to all windows; `doubtful` is what reliability says of the first of them."""
-        if self.candidate is not None:
-            return replace(self, candidate=None if doubtful else found[0].box)
         swept = self.swept + len(found) - (0 if self.passes_by(settings) else 1)
-        best = max(found, key=lambda proposal: proposal.score)
-        candidate = best.box if best.score >= settings.candidate_above else None
-        return replace(self, images=self.images + 1, swept=swept, candidate=candidate)
+        searched = replace(self, images=self.images + 1, swept=swept, candidate=None)
+        if self.candidate is not None and not doubtful:
+            return replace(searched, candidate=found[0].box)
+        # A candidate that disappoints is not looked at again for what it is.
+        others = found if self.candidate is None else found[1:]
+        best = max(others, key=lambda proposal: proposal.score, default=None)
+        if best is None or best.score < settings.candidate_above:
+            return searched
+        return replace(searched, candidate=best.box)
 
 
 def sweep_centers(place: Box, width: int, height: int, zoom: float) -> list[tuple[float, float]]:

@@ -25,13 +25,14 @@ DIRECTIONS: dict[str, int] = {
     "size_change": -1,
     "aspect_change": -1,
     "similarity_first": 1,
-    "similarity_recent": 1,
     "sharpness": 1,
     "exposure": 1,
 }
 """Signals that a model may use, and whether more of one can only mean more (1) or less (-1) reliability.
 
-`frozen_for` is not among them: a stuck camera and a simulator without noise look alike, so a setting decides.
+`frozen_for` is not among them: a stuck camera and a simulator without noise look alike, so a setting decides. Nor is
+`similarity_recent`: the recent view is one that reliability itself chose, so a target that comes back looking different
+would never be believed (tried: a third fewer targets were found again after the lights went off).
 """
 
 TRANSFORMS: dict[str, Callable[[float], float]] = {

@@ -26,13 +26,13 @@ class ReliabilitySettings:
 
     tracking_above: float = 0.6
     """Reliability from which a target counts as found. Higher: recovers later, and less often on a look-alike."""
-    uncertain_below: float = 0.4
+    uncertain_below: float = 0.5
     """Reliability under which a box becomes a guess. Higher: warns earlier, and more often for nothing."""
-    lost_below: float = 0.2
+    lost_below: float = 0.4
     """Reliability under which the target counts as gone. Higher: gives up sooner, and more often for nothing."""
     uncertain_after: float = 0.1
     """How long reliability must stay under `uncertain_below`. Longer: ignores short dips, warns later."""
-    lost_after: float = 0.4
+    lost_after: float = 0.3
     """How long reliability must stay under `lost_below`. Longer: rides out occlusions, admits a loss later."""
     recover_after: float = 0.15
     """How long reliability must stay over `tracking_above` to be TRACKING again. Longer: surer, later."""
@@ -84,7 +84,7 @@ class TemplateUpdateSettings:
     """Seconds of image time that reliability must have stayed there. Longer: learns later, from calmer moments."""
     interval: float = 1.0
     """Seconds of image time between two updates. Shorter: follows a changing look sooner, and drifts sooner."""
-    weight: float = 0.3
+    weight: float = 0.0
     """Of the recent view against the first, in [0, 1], for networks with one template; 0: the first alone."""
     rollback_within: float = 0.5
     """An update is taken back when reliability falls under `reliability.uncertain_below` this soon, s."""
@@ -107,18 +107,21 @@ class RecoverySettings:
     """Places elsewhere in the image that are looked into, each for one more run of the network. More: found sooner."""
     growth: float = 1.0
     """How much larger the search around the last place gets, in usual sides per second."""
-    zoom: float = 1.5
+    zoom: float = 2.0
     """Side of the search at most, in usual sides. Larger: fewer windows for an image, and small targets are missed."""
-    candidate_above: float = 0.25
+    candidate_above: float = 0.15
     """The network's score from which a find is looked at more closely. Lower: more finds, more of them in vain."""
-    accept_above: float = 0.6
+    accept_above: float = 0.75
     """Reliability that a find must have to be the target, in [0, 1]. Higher: fewer mistaken recoveries, more missed."""
+    accept_share: float = 0.7
+    """Share of the network's score before the loss that a find must have, in [0, 1]. Higher: fewer look-alikes are
+    taken, and the target itself later when it comes back looking different."""
     accept_after: float = 0.2
     """Seconds of image time that it must have stayed there. Longer: surer, later."""
 
     def __post_init__(self) -> None:
         """Check ranges; ValueError names the setting and its value."""
-        for name in ("candidate_above", "accept_above"):
+        for name in ("candidate_above", "accept_above", "accept_share"):
             require(f"recovery.{name}", getattr(self, name), 0.0, 1.0)
         require("recovery.windows_per_image", self.windows_per_image, 0, 64)
         require("recovery.growth", self.growth, 0.0, 100.0)
@@ -196,8 +199,10 @@ class SessionSettings:
 
 
 def default_settings(variant: Variant) -> TargetSettings:
-    """What holds for a model where the user says nothing: the noise of motion can be its own."""
-    return TargetSettings(motion=MotionSettings(**variant.motion))
+    """What holds for a model where the user says nothing: the noise of motion and the update can be its own."""
+    # A branch that learns online is a family's own way of following the target's look.
+    update = TemplateUpdateSettings(enabled=not variant.online)
+    return TargetSettings(motion=MotionSettings(**variant.motion), template_update=update)
 
 
 def target_settings(

@@ -149,7 +149,7 @@ class Target:
         size_update = self._network.variant.size_update
         seen = memory.familiar.seen(question.frame, question.looks[0], proposal, dt, surprise, size_update)
         reliability = self._network.reliability.reliability(seen.signals, settings.reliability)
-        hysteresis = memory.hysteresis.step(reliability, dt, settings.reliability, self._way_back())
+        hysteresis = memory.hysteresis.step(reliability, dt, settings.reliability, self._way_back(proposal.score))
 
         cause = memory.cause if hysteresis.state is memory.hysteresis.state else Reason.NONE
         if hysteresis.state not in (memory.hysteresis.state, TrackState.TRACKING):
@@ -178,7 +178,8 @@ class Target:
             next_motion,
             hysteresis,
             self._templates(question.frame, proposal, reliability, dt, hysteresis.state),
-            memory.familiar.after(seen, reliability),
+            # What is not yet believed to be the target is not what the next view is compared with.
+            memory.familiar.after(seen, 0.0 if hysteresis.state is TrackState.LOST else reliability),
             memory.look_alikes.after(found.second, box.size, question.stamp, settings.distractors),
             search,
             cause,
@@ -214,20 +215,21 @@ class Target:
                 second = Second(usurper.cells[0], usurper.box.cx, usurper.box.cy, usurper.score)
         return _Found(first, second, tuple(others))
 
-    def _way_back(self) -> WayBack | None:
+    def _way_back(self, score: float) -> WayBack | None:
         """What reliability must do for a LOST target that is searched for to be TRACKING again."""
-        memory, settings = self._memory, self.settings
-        if memory.search is None:
+        search, settings = self._memory.search, self.settings.recovery
+        if search is None:
             return None
         # What a wide search finds is no more than a candidate.
-        above = settings.recovery.accept_above if memory.search.candidate else math.inf
-        return WayBack(above, settings.recovery.accept_after)
+        return WayBack(settings.accept_above if search.can_be_it(score, settings) else math.inf, settings.accept_after)
 
     def _searched(self, memory: _Memory, question: Question, found: _Found, doubtful: bool) -> Search:
         """The search of a LOST target after a frame, with the memory as it was carried there."""
         if memory.search is None:
             frame = question.frame
-            return Search.begin(memory.trusted, question.stamp, frame.width, frame.height, self.settings.recovery)
+            score = memory.familiar.trusted.peak if memory.familiar.trusted else 0.0
+            place, settings = memory.trusted, self.settings.recovery
+            return Search.begin(place, question.stamp, score, frame.width, frame.height, settings)
         return memory.search.after((found.proposal, *found.others), doubtful, self.settings.recovery)
 
     def _templates(

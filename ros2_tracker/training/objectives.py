@@ -9,12 +9,16 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ros2_tracker.models.ibfp import Ibfp, as_centers
+from ros2_tracker.models.inmo import CnnInMo, TransInMo
 from ros2_tracker.models.ostrack import CenterMaps, decode_centers
 from ros2_tracker.models.stark import Stark, StarkLightning, StarkOutput
+from ros2_tracker.training.inmo_objective import InMoObjective
 from ros2_tracker.training.limits import check_range
 from ros2_tracker.training.losses import (
     box_losses,
     boxes_in_cells,
+    focal_hinge_loss,
     focal_loss,
     gaussian_label,
     score_loss,
@@ -102,6 +106,65 @@ class CenterObjective:
         return decode_centers(CenterMaps(*(part.float() for part in maps)))[0]
 
 
+class IbfpObjective:
+    """IBFP: focal hinge loss of a linear score, L1 of the distances to the sides at the points around the centre."""
+
+    losses = ("score", "l1")
+    needs_recent = False
+
+    def __init__(self, settings: LossSettings) -> None:
+        self._settings = settings
+
+    def set_training(self, network: nn.Module) -> None:
+        """All of it learns."""
+        network.train()
+
+    def learns(self, name: str) -> bool:
+        """All of it."""
+        return True
+
+    def loss(self, network: nn.Module, views: Views) -> dict[str, Tensor]:
+        """Weighted losses."""
+        maps = network.find(network.template(views.template), views.search)
+        side = maps.score.shape[-1]
+        label = gaussian_label(views.box, side, self._settings.sigma) * views.present[:, None, None]
+        return {
+            "score": self._settings.score * focal_hinge_loss(maps.score[:, 0], label, views.used),
+            "l1": self._settings.l1 * sides_loss(maps.sides, views.box, views.used & views.present),
+        }
+
+    def boxes(self, network: nn.Module, views: Views) -> Tensor:
+        """At the highest score."""
+        return decode_centers(as_centers(network.find(network.template(views.template), views.search)))[0]
+
+
+def sides_loss(sides: Tensor, box: Tensor, used: Tensor, reach: float = 0.25) -> Tensor:
+    """IBFP's L1 of the distances to a box's sides (SPEC 4.1), mean over the points near its centre.
+
+    Args:
+        sides: (B, 4, F, F) left, top, right, bottom in search sides, from the cells' centres.
+        box: (B, 4).
+        used: (B,) bool; the others count for nothing.
+        reach: how far from the centre a point counts, in widths and heights.
+
+    """
+    count = sides.shape[-1]
+    place = (torch.arange(count, device=box.device) + 0.5) / count
+    half, near = box[:, 2:, None] / 2, []
+    to_low, to_high = [], []
+    for axis in (0, 1):
+        away = place - box[:, axis, None]
+        to_low.append(half[:, axis] + away)
+        to_high.append(half[:, axis] - away)
+        # A target may be so thin that only the cell of its centre is near.
+        near.append((away.abs() <= reach * box[:, 2 + axis, None]) | (away.abs() <= 0.5 / count))
+    left, right = (v[:, None, :].expand(-1, count, -1) for v in (to_low[0], to_high[0]))
+    top, bottom = (v[:, :, None].expand(-1, -1, count) for v in (to_low[1], to_high[1]))
+    counted = (near[1][:, :, None] & near[0][:, None, :]) * used[:, None, None]
+    off = (sides.float() - torch.stack([left, top, right, bottom], dim=1)).abs().mean(dim=1)
+    return (off * counted).sum() / counted.sum().clamp_min(1)
+
+
 class StarkBoxObjective:
     """STARK's first stage: GIoU and L1 of the box between the corners."""
 
@@ -158,16 +221,21 @@ def _stark(network: Stark | StarkLightning, views: Views) -> StarkOutput:
 
 
 def make_objective(name: str, settings: LossSettings, network: nn.Module, templates: int) -> Objective:
-    """The objective of this name: `center`, `stark-box`, `stark-score`; ValueError when the network does not fit it."""
+    """The objective of this name (`TrainingConfig.objective` lists them); ValueError when the network does not fit."""
     stark = isinstance(network, Stark | StarkLightning)
-    if name == "center" and not stark and templates == 1:
+    ibfp = isinstance(network, Ibfp)
+    if name == "inmo" and isinstance(network, TransInMo | CnnInMo):
+        return InMoObjective(settings, network)
+    if name == "ibfp" and ibfp:
+        return IbfpObjective(settings)
+    if name == "center" and not (stark or ibfp or isinstance(network, TransInMo | CnnInMo)) and templates == 1:
         return CenterObjective(settings)
     if name == "stark-box" and stark:
         return StarkBoxObjective(settings, templates)
     if name == "stark-score" and isinstance(network, Stark) and network.cls_head is not None:
         return StarkScoreObjective(settings, templates)
-    if name not in ("center", "stark-box", "stark-score"):
-        raise ValueError(f"objective is {name!r}, must be one of center, stark-box, stark-score")
+    if name not in ("center", "ibfp", "inmo", "stark-box", "stark-score"):
+        raise ValueError(f"objective is {name!r}, must be one of center, ibfp, inmo, stark-box, stark-score")
     raise ValueError(f"objective {name} does not fit a {type(network).__name__} of {templates} template(s)")
 
 

@@ -6,7 +6,8 @@ from ros2_tracker.models.variant import WeightsMissingError, load_variant, varia
 
 def test_families_of_the_interfaces_are_there():
     names = {"ostrack-b256", "ostrack-b384", "stark-s50", "stark-st50", "stark-st101", "stark-lightning"}
-    assert names | {"multistage-tiny", "multistage-b"} <= set(variant_names())
+    names |= {"transinmo", "transinmo-star", "cnninmo"}
+    assert names | {"multistage-tiny", "multistage-b", "ibfp-r18"} <= set(variant_names())
 
 
 @pytest.mark.parametrize("name", variant_names())
@@ -46,3 +47,15 @@ def test_wrong_field_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "VARIANTS_DIR", tmp_path)
     with pytest.raises(ValueError, match=r"broken\.yaml.*confidance"):
         load_variant("broken")
+
+
+def test_noise_of_motion_is_read_and_checked(tmp_path, monkeypatch):
+    text = (module.VARIANTS_DIR / "stark-st50.yaml").read_text()
+    monkeypatch.setattr(module, "VARIANTS_DIR", tmp_path)
+    file = tmp_path / "own.yaml"
+    file.write_text(text + "motion:\n  acceleration: 3\n")
+    assert load_variant("own").motion == {"acceleration": 3.0}
+    for wrong, message in (("speed: 3", "motion.speed is none of"), ("acceleration: 0", "motion.acceleration is 0")):
+        file.write_text(f"{text}motion:\n  {wrong}\n")
+        with pytest.raises(ValueError, match=message):
+            load_variant("own")

@@ -49,7 +49,7 @@ def test_tiny_target_in_a_large_image_is_searched_around_its_place_in_bounded_ti
 
 
 def begin(settings: RecoverySettings = SETTINGS, width: int = 640, height: int = 480) -> Search:
-    return Search.begin(PLACE, 10.0, width, height, settings)
+    return Search.begin(PLACE, 10.0, 0.9, width, height, settings)
 
 
 def test_search_grows_around_the_last_place_and_no_further_than_it_may():
@@ -73,7 +73,7 @@ def test_every_window_of_the_sweep_is_looked_into_before_any_comes_again(windows
         seen += elsewhere
         search = search.after([found(0.01)] * (1 + windows_per_image), True, settings)
     assert set(search.sweep) == set(seen[: len(search.sweep)])
-    assert {w.zoom for w in seen} == {settings.zoom, 1.0}
+    assert {w.zoom for w in seen} == {settings.zoom, math.sqrt(settings.zoom)}
 
 
 def test_after_a_whole_sweep_the_last_place_is_looked_at_less_often_and_the_cost_stays():
@@ -93,24 +93,39 @@ def test_no_more_windows_than_the_image_has():
     assert len(begin(settings, 64, 48).windows(10.0, settings)) == 3
 
 
-def test_find_becomes_a_candidate_which_is_looked_at_alone_until_it_disappoints():
-    there = Box.from_center(100.0, 300.0, 36.0, 30.0)
+def test_find_becomes_a_candidate_which_is_looked_at_until_it_disappoints():
+    there, moved = (Box.from_center(x, 300.0, 36.0, 30.0) for x in (100.0, 104.0))
     weak = begin().after([found(0.1), found(SETTINGS.candidate_above - 0.01)], True, SETTINGS)
     assert weak.candidate is None
     search = weak.after([found(0.1), found(0.5, there)], True, SETTINGS)
     assert search.candidate == there
-    assert search.windows(10.2, SETTINGS) == (Window(there),)
-    moved = Box.from_center(104.0, 300.0, 36.0, 30.0)
-    search = search.after([found(0.5, moved)], False, SETTINGS)
-    assert search.candidate == moved
-    swept = search.swept
-    search = search.after([found(0.05, moved)], True, SETTINGS)
+    assert search.windows(10.2, SETTINGS)[0] == Window(there)
+    search = search.after([found(0.5, moved), found(0.9)], False, SETTINGS)
+    assert search.candidate == moved, "one at a time"
+    search = search.after([found(0.6, moved), found(0.05)], True, SETTINGS)
     assert search.candidate is None
     assert search.place == PLACE, "the place where it was last trusted is kept"
-    assert search.swept == swept, "looking at a candidate is no part of the sweep"
+
+
+def test_the_sweep_goes_on_beside_a_candidate_and_another_find_takes_its_place():
+    other = Box.from_center(500.0, 400.0, 36.0, 30.0)
+    search = begin().after([found(0.5), found(0.1)], True, SETTINGS)
+    assert search.candidate == PLACE
+    assert search.windows(10.2, SETTINGS)[1:] == search.sweep[search.swept : search.swept + 1]
+    after = search.after([found(0.6), found(0.4, other)], True, SETTINGS)
+    assert after.swept == search.swept + 1
+    assert after.candidate == other
+
+
+@pytest.mark.parametrize(("score", "can_be"), [(0.64, True), (0.62, False)])
+def test_candidate_must_convince_nearly_as_much_as_the_target_did(score, can_be):
+    search = begin().after([found(0.5)], True, SETTINGS)
+    assert search.score == 0.9
+    assert search.can_be_it(score, SETTINGS) == can_be
+    assert not begin().can_be_it(1.0, SETTINGS), "what a wide search finds is to be looked at first"
 
 
 def test_place_outside_the_image_is_searched_inside_it():
-    search = Search.begin(Box.from_center(900.0, 700.0, 40.0, 40.0), 0.0, 320, 240, SETTINGS)
+    search = Search.begin(Box.from_center(900.0, 700.0, 40.0, 40.0), 0.0, 0.9, 320, 240, SETTINGS)
     windows = (*search.windows(0.1, SETTINGS), *search.sweep)
     assert all(0 <= w.around.cx <= 320 and 0 <= w.around.cy <= 240 for w in windows)

@@ -83,8 +83,8 @@ def test_overrides_change_what_they_name_and_nothing_else():
 
 
 def test_thresholds_that_only_fit_together_can_be_changed_together():
-    changed = target_settings({"reliability.tracking_above": "0.2", "reliability.uncertain_below": "0.2"})
-    assert changed.reliability.tracking_above == changed.reliability.uncertain_below == 0.2
+    changed = target_settings({"reliability.tracking_above": "0.45", "reliability.uncertain_below": "0.45"})
+    assert changed.reliability.tracking_above == changed.reliability.uncertain_below == 0.45
 
 
 @pytest.mark.parametrize("group", [f.name for f in fields(TargetSettings)])
@@ -106,7 +106,7 @@ def test_every_setting_can_be_named_and_keeps_its_type(group: str):
         ("reliability.lost_after", "soon", "reliability.lost_after is 'soon', must be a number"),
         ("reliability.lost_after", True, "reliability.lost_after is True, must be a number"),
         ("reliability.lost_after", "61", "reliability.lost_after is 61.0, must be within"),
-        ("reliability.lost_below", "0.5", "must be ordered"),
+        ("reliability.lost_below", "0.55", "must be ordered"),
     ],
 )
 def test_overrides_that_cannot_be_are_named(name: str, value: str | bool, message: str):
