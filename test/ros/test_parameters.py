@@ -146,8 +146,8 @@ def test_names_that_are_no_parameters_are_pointed_out(tmp_path: Path):
         ({"image_transport": "theora"}, "image_transport is 'theora', must be one of raw, compressed"),
         ({"qos.image.reliability": "maybe"}, "qos.image.reliability is 'maybe', must be one of best_effort, reliable"),
         (
-            {"reliability.lost_below": 0.55},
-            "reliability thresholds must be ordered lost_below <= uncertain_below <= tracking_above, got 0.55, 0.5, 0.6",
+            {"reliability.lost_below": 0.6},
+            "reliability thresholds must be ordered lost_below <= uncertain_below <= tracking_above, got 0.6, 0.5, 0.6",
         ),
         (
             {"reliability.uncertain_below": 0.7},
