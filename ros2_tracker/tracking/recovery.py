@@ -22,8 +22,6 @@ _STRIDE = 0.5
 _SIZES_PER_SIDE = 4.0
 # Windows along either side of the image: a bound on the sweep's length and on the time to plan it.
 _MOST_ALONG = 16
-# Once the sweep has been everywhere, the last place is looked at in every so many images.
-_HERE_EVERY = 3
 
 
 class Window(NamedTuple):
@@ -47,8 +45,6 @@ class Search:
     """The network's, in the last frame of high reliability before that; 0 if there was none."""
     sweep: tuple[Window, ...]
     """All over the image, in the order in which they are looked into, again and again."""
-    images: int = 0
-    """That have been searched."""
     swept: int = 0
     """Windows of the sweep that have been looked into, counting on from sweep to sweep."""
     candidate: Box | None = None
@@ -74,19 +70,11 @@ class Search:
     def windows(self, stamp: float, settings: RecoverySettings) -> tuple[Window, ...]:
         """Where to look in the image of that stamp; at least one window."""
         count = min(settings.windows_per_image, len(self.sweep))
-        elsewhere = tuple(self.sweep[(self.swept + i) % len(self.sweep)] for i in range(count + 1))
+        elsewhere = (self.sweep[(self.swept + i) % len(self.sweep)] for i in range(count))
         if self.candidate is not None:
-            return (Window(self.candidate), *elsewhere[:count])
-        if self.passes_by(settings):
-            return elsewhere
+            return (Window(self.candidate), *elsewhere)
         grown = 1.0 + settings.growth * max(stamp - self.since, 0.0)
-        return (Window(self.place, min(grown, settings.zoom)), *elsewhere[:count])
-
-    def passes_by(self, settings: RecoverySettings) -> bool:
-        """Whether the next image is searched elsewhere alone: after a whole sweep it is rarely where it was."""
-        if self.candidate is not None or not settings.windows_per_image:
-            return False
-        return self.swept >= len(self.sweep) and self.images % _HERE_EVERY != 0
+        return (Window(self.place, min(grown, settings.zoom)), *elsewhere)
 
     def can_be_it(self, score: float, settings: RecoverySettings) -> bool:
         """Whether a find of that score may be the target: a candidate that convinces nearly as much as it did."""
@@ -94,8 +82,7 @@ class Search:
 
     def after(self, found: Sequence[Proposal], doubtful: bool, settings: RecoverySettings) -> Search:
         """The search after the answers to all windows; `doubtful` is what reliability says of the first of them."""
-        swept = self.swept + len(found) - (0 if self.passes_by(settings) else 1)
-        searched = replace(self, images=self.images + 1, swept=swept, candidate=None)
+        searched = replace(self, swept=self.swept + len(found) - 1, candidate=None)
         if self.candidate is not None and not doubtful:
             return replace(searched, candidate=found[0].box)
         # A candidate that disappoints is not looked at again for what it is.

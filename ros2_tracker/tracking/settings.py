@@ -107,13 +107,13 @@ class RecoverySettings:
     """Places elsewhere in the image that are looked into, each for one more run of the network. More: found sooner."""
     growth: float = 1.0
     """How much larger the search around the last place gets, in usual sides per second."""
-    zoom: float = 2.0
+    zoom: float = 1.5
     """Side of the search at most, in usual sides. Larger: fewer windows for an image, and small targets are missed."""
-    candidate_above: float = 0.15
+    candidate_above: float = 0.2
     """The network's score from which a find is looked at more closely. Lower: more finds, more of them in vain."""
     accept_above: float = 0.75
     """Reliability that a find must have to be the target, in [0, 1]. Higher: fewer mistaken recoveries, more missed."""
-    accept_share: float = 0.7
+    accept_share: float = 0.75
     """Share of the network's score before the loss that a find must have, in [0, 1]. Higher: fewer look-alikes are
     taken, and the target itself later when it comes back looking different."""
     accept_after: float = 0.2
