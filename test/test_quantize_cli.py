@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -29,11 +30,11 @@ def data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    """A folder with one sequence: 12 frames of the rendered clip."""
+    """A folder with one sequence: the first 12 frames of a rendered clip, in which nothing hides the target."""
     folder = tmp_path / "sequences" / "clip"
     (folder / "img").mkdir(parents=True)
     boxes = []
-    for i, found in enumerate(SyntheticClip(12, fps=6.0).frames()):
+    for i, found in enumerate(islice(SyntheticClip(60, fps=6.0).frames(), 12)):
         cv2.imwrite(str(folder / "img" / f"{i:04d}.jpg"), found.image)
         boxes.append(",".join(f"{v:.2f}" for v in found.box.as_tuple()))
     (folder / "groundtruth_rect.txt").write_text("\n".join(boxes))

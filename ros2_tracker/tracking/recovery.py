@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ros2_tracker.tracking.family import Proposal
 from ros2_tracker.tracking.geometry import Box, kept_in_image
+from ros2_tracker.tracking.reliability import WayBack
 from ros2_tracker.tracking.settings import RecoverySettings
 
 # Of neighbouring windows, in their sides: what is at the edge of one is well inside the next.
@@ -22,6 +23,9 @@ _STRIDE = 0.5
 _SIZES_PER_SIDE = 4.0
 # Windows along either side of the image: a bound on the sweep's length and on the time to plan it.
 _MOST_ALONG = 16
+# Times as long must reliability last where the network's score is not what it was: most look-alikes fail by then,
+# and a target that looks different now is not given up for ever.
+_WHEN_LESS_CONVINCING = 10.0
 
 
 class Window(NamedTuple):
@@ -76,9 +80,13 @@ class Search:
         grown = 1.0 + settings.growth * max(stamp - self.since, 0.0)
         return (Window(self.place, min(grown, settings.zoom)), *elsewhere)
 
-    def can_be_it(self, score: float, settings: RecoverySettings) -> bool:
-        """Whether a find of that score may be the target: a candidate that convinces nearly as much as it did."""
-        return self.candidate is not None and score >= settings.accept_share * self.score
+    def way_back(self, score: float, settings: RecoverySettings) -> WayBack:
+        """What reliability must do for a find of that score to be the target."""
+        if self.candidate is None:
+            # What a wide search finds is to be looked at first.
+            return WayBack(math.inf, settings.accept_after)
+        convincing = score >= settings.accept_share * self.score
+        return WayBack(settings.accept_above, settings.accept_after * (1.0 if convincing else _WHEN_LESS_CONVINCING))
 
     def after(self, found: Sequence[Proposal], doubtful: bool, settings: RecoverySettings) -> Search:
         """The search after the answers to all windows; `doubtful` is what reliability says of the first of them."""

@@ -114,8 +114,8 @@ class RecoverySettings:
     accept_above: float = 0.75
     """Reliability that a find must have to be the target, in [0, 1]. Higher: fewer mistaken recoveries, more missed."""
     accept_share: float = 0.75
-    """Share of the network's score before the loss that a find must have, in [0, 1]. Higher: fewer look-alikes are
-    taken, and the target itself later when it comes back looking different."""
+    """Share of the network's score before the loss, in [0, 1], under which a find must last ten times as long. Higher:
+    fewer look-alikes are taken, and the target itself later when it comes back looking different."""
     accept_after: float = 0.2
     """Seconds of image time that it must have stayed there. Longer: surer, later."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box, checked_box
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.recovery import Search, Window
-from ros2_tracker.tracking.reliability import Hysteresis, WayBack
+from ros2_tracker.tracking.reliability import Hysteresis
 from ros2_tracker.tracking.result import TrackResult, TrackState
 from ros2_tracker.tracking.settings import TargetSettings
 from ros2_tracker.tracking.signals import Familiar
@@ -149,7 +148,8 @@ class Target:
         size_update = self._network.variant.size_update
         seen = memory.familiar.seen(question.frame, question.looks[0], proposal, dt, surprise, size_update)
         reliability = self._network.reliability.reliability(seen.signals, settings.reliability)
-        hysteresis = memory.hysteresis.step(reliability, dt, settings.reliability, self._way_back(proposal.score))
+        way_back = memory.search.way_back(proposal.score, settings.recovery) if memory.search is not None else None
+        hysteresis = memory.hysteresis.step(reliability, dt, settings.reliability, way_back)
 
         cause = memory.cause if hysteresis.state is memory.hysteresis.state else Reason.NONE
         if hysteresis.state not in (memory.hysteresis.state, TrackState.TRACKING):
@@ -214,14 +214,6 @@ class Target:
                 first = family.proposal(look, outputs[0], second.cell)
                 second = Second(usurper.cells[0], usurper.box.cx, usurper.box.cy, usurper.score)
         return _Found(first, second, tuple(others))
-
-    def _way_back(self, score: float) -> WayBack | None:
-        """What reliability must do for a LOST target that is searched for to be TRACKING again."""
-        search, settings = self._memory.search, self.settings.recovery
-        if search is None:
-            return None
-        # What a wide search finds is no more than a candidate.
-        return WayBack(settings.accept_above if search.can_be_it(score, settings) else math.inf, settings.accept_after)
 
     def _searched(self, memory: _Memory, question: Question, found: _Found, doubtful: bool) -> Search:
         """The search of a LOST target after a frame, with the memory as it was carried there."""

@@ -186,9 +186,9 @@ def test_graphs_have_no_leftovers_of_the_exporter(tmp_path):
         graph = ir.load(file).graph
         moved = [node for node in graph if node.op_type in ("Transpose", "Mul", "Rsqrt")]
         assert not any(all(v.is_initializer() for v in node.inputs) for node in moved)
-        # TensorRT can do nothing with uint8 but cast it.
+        # TensorRT can do nothing with uint8 but cast it; an open batch is read off its shape.
         readers = [node.op_type for v in graph.inputs if v.dtype == ir.DataType.UINT8 for node, _ in v.uses()]
-        assert readers == ["Cast"]
+        assert [kind for kind in readers if kind != "Shape"] == ["Cast"]
 
 
 def test_nan_is_not_hidden(tmp_path):

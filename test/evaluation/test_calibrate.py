@@ -67,8 +67,9 @@ def test_weights_never_have_the_wrong_sign():
 def test_arrays_and_the_model_itself_say_the_same():
     data = samples(frames=20)
     model = fitted(data, ["margin", "psr", "peak", "sharpness"])
+    others = {"similarity_recent": 0.5, "frozen_for": 0.0}  # not offered to a model
     for i in range(0, len(data), 17):
-        signals = ReliabilitySignals(**{n: float(v[i]) for n, v in data.signals.items()}, frozen_for=0.0)
+        signals = ReliabilitySignals(**{n: float(v[i]) for n, v in data.signals.items()}, **others)
         assert model.probability(signals) == pytest.approx(probabilities(model, data)[i])
 
 

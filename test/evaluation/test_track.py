@@ -26,7 +26,8 @@ def folder(tmp_path: Path) -> Path:
     images.mkdir(parents=True)
     lines = []
     for i in range(N):
-        image = np.full((120, 160, 3), 40, np.uint8)
+        # A camera that repeats one image is taken to be stuck.
+        image = np.full((120, 160, 3), 40 + i % 3, np.uint8)
         if 15 <= i < 30:
             lines.append("nan,nan,nan,nan")
         else:

@@ -105,12 +105,12 @@ def test_the_sweep_goes_on_beside_a_candidate_and_another_find_takes_its_place()
     assert after.candidate == other
 
 
-@pytest.mark.parametrize(("score", "can_be"), [(0.68, True), (0.67, False)])
-def test_candidate_must_convince_nearly_as_much_as_the_target_did(score, can_be):
+@pytest.mark.parametrize(("score", "times"), [(0.68, 1.0), (0.67, 10.0)])
+def test_candidate_that_convinces_less_than_the_target_did_must_last_longer(score, times):
     search = begin().after([found(0.5)], True, SETTINGS)
     assert search.score == 0.9
-    assert search.can_be_it(score, SETTINGS) == can_be
-    assert not begin().can_be_it(1.0, SETTINGS), "what a wide search finds is to be looked at first"
+    assert search.way_back(score, SETTINGS) == (SETTINGS.accept_above, pytest.approx(times * SETTINGS.accept_after))
+    assert begin().way_back(1.0, SETTINGS).above > 1.0, "what a wide search finds is to be looked at first"
 
 
 def test_place_outside_the_image_is_searched_inside_it():

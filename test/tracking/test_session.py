@@ -604,7 +604,7 @@ def test_changes_of_state_are_events_on_their_frame(bench: Bench):
     bench.play(1, 5)
     bench.play(6, 25, visible=False)
     # It comes back where it left.
-    for index in range(26, 36):
+    for index in range(26, 100):
         bench.push(index, picture(5))
         bench.work()
     assert bench.types() == [EventType.INITIALIZED, EventType.UNCERTAIN, EventType.LOST, EventType.RECOVERED]
