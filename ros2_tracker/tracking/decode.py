@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ros2_tracker.tracking.family import Look
+from ros2_tracker.tracking.geometry import Box, kept_in_image
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+
+class Candidate(NamedTuple):
     """The best box of a search region; coordinates are fractions of the region's side."""
 
     cx: float
@@ -53,3 +55,16 @@ def decode_ltrb(
     cells = score_map.shape[0]
     x, y = (column + 0.5) / cells, (row + 0.5) / cells
     return Candidate(x + (right - left) / 2, y + (bottom - top) / 2, left + right, top + bottom, score, (row, column))
+
+
+def smoothed(cx: float, cy: float, w: float, h: float, look: Look, size_update: float) -> Box:
+    """Box in the image of one in fractions of the search region, its centre kept in the image.
+
+    Its size is `size_update` of the new one and the rest of the one before.
+    """
+    region, last, keep = look.region, look.last, 1.0 - size_update
+    scale = size_update * region.side
+    box = Box.from_center(
+        region.x + cx * region.side, region.y + cy * region.side, scale * w + keep * last.w, scale * h + keep * last.h
+    )
+    return kept_in_image(box, look.width, look.height)

@@ -11,10 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ros2_tracker.tracking.family import Look, Proposal
+from ros2_tracker.tracking.score_map import PEAK_RADIUS, MapShape
 from ros2_tracker.tracking.settings import DistractorSettings
 
 # Of a look-alike from one image to the next, in sizes of the target.
@@ -27,6 +25,8 @@ _VELOCITY_GAIN = 0.5
 _MOST = 4
 # A second answer below this is noise.
 _LEAST_SCORE = 0.1
+# Below 1 by more than sums are rounded.
+_SURELY = 0.999
 
 
 class LookAlike(NamedTuple):
@@ -100,23 +100,20 @@ class LookAlikes:
         return LookAlikes(tuple(kept))
 
 
-def second_answer(found: Proposal, look: Look, settings: DistractorSettings) -> Second | None:
-    """The highest score outside the box that was found, if it is a good share of the best; centre maps only."""
-    if len(found.score_maps) != 1:
-        return None
-    score_map: NDArray[np.float32] = found.score_maps[0]
-    cells, region = score_map.shape[0], look.region
-    row, column = found.cells[0]
+def second_answer(found: Proposal, shape: MapShape, look: Look, settings: DistractorSettings) -> Second | None:
+    """The highest score of a centre map outside the box that was found, if it is a good share of the best."""
+    cells, region = shape.scores.shape[0], look.region
     scale = 0.5 * cells / region.side
-    half_w, half_h = (max(math.ceil(side * scale), 1) for side in (found.box.w, found.box.h))
-    rest = score_map.copy()
-    rest[max(row - half_h, 0) : row + half_h + 1, max(column - half_w, 0) : column + half_w + 1] = 0.0
-    r, c = divmod(int(rest.argmax()), cells)
-    score = float(rest[r, c])
-    if score < max(settings.above * float(score_map[row, column]), _LEAST_SCORE):
+    reach = max(math.ceil(found.box.h * scale), 1), max(math.ceil(found.box.w * scale), 1)
+    least = max(settings.above * shape.peak, _LEAST_SCORE)
+    # In most images all sidelobes together are less than one that would do.
+    if min(reach) >= PEAK_RADIUS and shape.sidelobe_squares < _SURELY * least * least:
+        return None
+    (row, column), score = shape.highest_outside(reach)
+    if not score >= least:
         return None
     step = region.side / cells
-    return Second((r, c), region.x + (c + 0.5) * step, region.y + (r + 0.5) * step, score)
+    return Second((row, column), region.x + (column + 0.5) * step, region.y + (row + 0.5) * step, score)
 
 
 def _moved(before: LookAlike, second: Second, stamp: float) -> LookAlike:

@@ -12,9 +12,10 @@ from ros2_tracker.engines.base import Engine, NamedArrays
 from ros2_tracker.models.variant import Variant
 from ros2_tracker.models.window import hann_window
 from ros2_tracker.tracking.crop import Region, crop, lazy_crop, mean_rgb
+from ros2_tracker.tracking.decode import smoothed
 from ros2_tracker.tracking.family import Appearance, Look, Proposal, at_cell, blended, require_finite
 from ros2_tracker.tracking.frame import Frame
-from ros2_tracker.tracking.geometry import Box, kept_in_image
+from ros2_tracker.tracking.geometry import Box
 
 _STRIDE = 16
 
@@ -50,11 +51,7 @@ class MultiStage:
     def proposal(self, look: Look, outputs: NamedArrays, cell: tuple[int, int] | None = None) -> Proposal:
         """The graph's box in the image, its size smoothed against the last one, its centre in the image."""
         require_finite(box=outputs["box"], score=outputs["score"])
-        found = look.region.to_image(*(float(v) for v in outputs["box"]))
-        weight, last = self._variant.size_update, look.last
-        w = weight * found.w + (1.0 - weight) * last.w
-        h = weight * found.h + (1.0 - weight) * last.h
-        box = kept_in_image(Box.from_center(found.cx, found.cy, w, h), look.width, look.height)
+        box = smoothed(*outputs["box"].tolist(), look, self._variant.size_update)
         score_map, score = outputs["score_map"], float(outputs["score"])
         if cell is None:
             cell = divmod(int(np.argmax(score_map * self._window)), score_map.shape[1])

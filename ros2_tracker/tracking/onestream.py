@@ -9,10 +9,10 @@ from ros2_tracker.engines.base import NamedArrays
 from ros2_tracker.models.variant import Variant
 from ros2_tracker.models.window import hann_window
 from ros2_tracker.tracking.crop import Region, crop, lazy_crop, mean_rgb
-from ros2_tracker.tracking.decode import decode_ltrb
+from ros2_tracker.tracking.decode import decode_ltrb, smoothed
 from ros2_tracker.tracking.family import Appearance, Look, Proposal, blended
 from ros2_tracker.tracking.frame import Frame
-from ros2_tracker.tracking.geometry import Box, kept_in_image
+from ros2_tracker.tracking.geometry import Box
 
 # Of the score map, in pixels of the search crop.
 _STRIDE = 16
@@ -46,11 +46,7 @@ class OneStream:
         """Box at the highest windowed score or at a cell: size smoothed against the last, centre kept in the image."""
         score_map = outputs["score_map"]
         best = decode_ltrb(score_map, outputs["ltrb"], self._window, cell)
-        found = look.region.to_image(best.cx, best.cy, best.w, best.h)
-        weight, last = self._variant.size_update, look.last
-        w = weight * found.w + (1.0 - weight) * last.w
-        h = weight * found.h + (1.0 - weight) * last.h
-        box = kept_in_image(Box.from_center(found.cx, found.cy, w, h), look.width, look.height)
+        box = smoothed(best.cx, best.cy, best.w, best.h, look, self._variant.size_update)
         return Proposal(box, best.score, score_map[None], (best.cell,))
 
     def renewed(self, appearance: Appearance, frame: Frame, found: Proposal, frame_number: int) -> Appearance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ros2_tracker.engines.base import NamedArrays
@@ -20,13 +20,14 @@ from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.recovery import Search, Window
 from ros2_tracker.tracking.reliability import Hysteresis
 from ros2_tracker.tracking.result import TrackResult, TrackState
+from ros2_tracker.tracking.score_map import MapShape
 from ros2_tracker.tracking.settings import TargetSettings
 from ros2_tracker.tracking.signals import Familiar
 from ros2_tracker.tracking.template_update import Templates
+from ros2_tracker.tracking.views import Strips
 
 
-@dataclass(frozen=True, slots=True)
-class _Memory:
+class _Memory(NamedTuple):
     """All that a target carries from frame to frame; replaced as a whole, so a failed update changes nothing."""
 
     stamp: float
@@ -39,7 +40,7 @@ class _Memory:
     templates: Templates
     familiar: Familiar
     """What reliability's signals are relative to."""
-    look_alikes: LookAlikes = field(default_factory=LookAlikes)
+    look_alikes: LookAlikes = LookAlikes()
     search: Search | None = None
     """While it is LOST, if lost targets are searched for."""
     cause: Reason = Reason.NONE
@@ -55,25 +56,36 @@ class _Memory:
         if search is not None:
             candidate = None if search.candidate is None else warp_box(search.candidate, ego)
             search = replace(search, place=warp_box(search.place, ego), candidate=candidate)
-        return replace(self, box=warp_box(self.box, ego), trusted=warp_box(self.trusted, ego), search=search)
+        return self._replace(box=warp_box(self.box, ego), trusted=warp_box(self.trusted, ego), search=search)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """A target's part in one run of the network: between `Target.ask` and `Target.take`."""
+    """A target's part in one run of the network: between `Target.ask` and `Target.take`.
+
+    It holds what does not depend on the answer: that is quicker made while the caches still hold the tracker's code
+    and the pixels of the search crop.
+    """
 
     frame: Frame
     stamp: float
     looks: tuple[Look, ...]
     """First where the target should be; while it is LOST, further places in the image."""
-    ego: motion.Homography | None = None
-    """How the background moved since the target's last frame, where that is known."""
+    memory: _Memory
+    """The target's, as the camera's motion has moved it."""
+    dt: float
+    """Seconds since its last frame, as the motion model counts them."""
+    predicted: motion.MotionState
+    strips: Strips
+    """Of the frame; see `Familiar.strips_of`."""
 
 
 class _Found(NamedTuple):
     """What the network says of one frame, put in order."""
 
     proposal: Proposal
+    maps: tuple[MapShape, ...]
+    """Of the proposal."""
     second: Second | None
     others: tuple[Proposal, ...]
     """Through the further windows."""
@@ -123,30 +135,31 @@ class Target:
 
         `ego` maps px of the target's last frame to px of this one, where the background's motion is known.
         """
-        memory, family = self._memory.carried(ego), self._network.family
+        memory, family, settings = self._memory.carried(ego), self._network.family, self.settings
         windows: tuple[Window, ...] = (Window(memory.box, 1.0),)
         if memory.search is not None:
-            windows = memory.search.windows(stamp, self.settings.recovery)
-        looks = (family.look(memory.templates.current, frame, window.around, window.zoom) for window in windows)
-        return Question(frame, stamp, tuple(looks), ego)
-
-    def take(self, question: Question, outputs: Sequence[NamedArrays], network_s: float) -> TrackResult:
-        """Go on with the network's answers, one a look, which took `network_s` seconds; errors as those of `update`."""
-        memory, settings = self._memory.carried(question.ego), self.settings
-        dt = question.stamp - memory.stamp
-        moving = memory.motion
+            windows = memory.search.windows(stamp, settings.recovery)
+        looks = [family.look(memory.templates.current, frame, window.around, window.zoom) for window in windows]
+        moving, dt = memory.motion, stamp - memory.stamp
         if not 0.0 <= dt <= motion.MAX_STEP_S:
             moving = motion.without_velocity(moving, settings.motion)
             dt = motion.MAX_STEP_S if dt > 0.0 else 0.0
-        predicted = motion.predict_seen(moving, dt, settings.motion, question.ego)
+        predicted = motion.predict_seen(moving, dt, settings.motion, ego)
+        return Question(frame, stamp, tuple(looks), memory, dt, predicted, memory.familiar.strips_of(frame))
 
-        found = self._found(question, outputs, predicted)
+    def take(self, question: Question, outputs: Sequence[NamedArrays], network_s: float) -> TrackResult:
+        """Go on with the network's answers, one a look, which took `network_s` seconds; errors as those of `update`."""
+        memory, settings = question.memory, self.settings
+        dt, predicted = question.dt, question.predicted
+        found = self._found(question, outputs)
         proposal = found.proposal
         box = proposal.box
         certain = motion.measurement_noise(box, 1.0, settings.motion)
         surprise = motion.center_distance(predicted, box, certain)
         size_update = self._network.variant.size_update
-        seen = memory.familiar.seen(question.frame, question.looks[0], proposal, dt, surprise, size_update)
+        seen = memory.familiar.seen(
+            question.frame, question.looks[0], proposal, found.maps, question.strips, dt, surprise, size_update
+        )
         reliability = self._network.reliability.reliability(seen.signals, settings.reliability)
         way_back = memory.search.way_back(proposal.score, settings.recovery) if memory.search is not None else None
         hysteresis = memory.hysteresis.step(reliability, dt, settings.reliability, way_back)
@@ -177,7 +190,7 @@ class Target:
             trusted,
             next_motion,
             hysteresis,
-            self._templates(question.frame, proposal, reliability, dt, hysteresis.state),
+            self._templates(question, proposal, reliability, hysteresis.state),
             # What is not yet believed to be the target is not what the next view is compared with.
             memory.familiar.after(seen, 0.0 if hysteresis.state is TrackState.LOST else reliability),
             memory.look_alikes.after(found.second, box.size, question.stamp, settings.distractors),
@@ -200,20 +213,22 @@ class Target:
             not_tracking_for=hysteresis.not_tracking,
         )
 
-    def _found(self, question: Question, outputs: Sequence[NamedArrays], predicted: motion.MotionState) -> _Found:
+    def _found(self, question: Question, outputs: Sequence[NamedArrays]) -> _Found:
         """The network's answers, with the second one in place of a look-alike that answers first."""
-        memory, settings, family = self._memory, self.settings.distractors, self._network.family
-        first, *others = (family.proposal(look, out) for look, out in zip(question.looks, outputs, strict=True))
-        second = None
-        if settings.enabled and memory.search is None:
-            look = question.looks[0]
-            second = second_answer(first, look, settings)
+        memory, settings, family = question.memory, self.settings.distractors, self._network.family
+        first, *others = [family.proposal(look, out) for look, out in zip(question.looks, outputs, strict=True)]
+        maps, second = _shapes(first), None
+        # Corner maps have no second answer.
+        if settings.enabled and memory.search is None and len(maps) == 1:
+            look, predicted = question.looks[0], question.predicted
+            second = second_answer(first, maps[0], look, settings)
             size, expected = memory.box.size, (predicted.x.position, predicted.y.position)
             if second is not None and memory.look_alikes.usurped(first, second, expected, size, question.stamp):
                 usurper = first
                 first = family.proposal(look, outputs[0], second.cell)
+                maps = _shapes(first)
                 second = Second(usurper.cells[0], usurper.box.cx, usurper.box.cy, usurper.score)
-        return _Found(first, second, tuple(others))
+        return _Found(first, maps, second, tuple(others))
 
     def _searched(self, memory: _Memory, question: Question, found: _Found, doubtful: bool) -> Search:
         """The search of a LOST target after a frame, with the memory as it was carried there."""
@@ -224,16 +239,18 @@ class Target:
             return Search.begin(place, question.stamp, score, frame.width, frame.height, settings)
         return memory.search.after((found.proposal, *found.others), doubtful, self.settings.recovery)
 
-    def _templates(
-        self, frame: Frame, proposal: Proposal, reliability: float, dt: float, state: TrackState
-    ) -> Templates:
+    def _templates(self, question: Question, proposal: Proposal, reliability: float, state: TrackState) -> Templates:
         """What the network will compare with in the next frame."""
-        memory, settings, family = self._memory, self.settings, self._network.family
-        templates = memory.templates
+        memory, settings, family = question.memory, self.settings, self._network.family
+        templates, frame = memory.templates, question.frame
         if not settings.template_update.enabled:
             renewed = family.renewed(templates.current, frame, proposal, memory.frames + 1)
             return templates if renewed is templates.current else replace(templates, current=renewed)
         if state is TrackState.LOST:
             return templates
         below = settings.reliability.uncertain_below
-        return templates.after(family, frame, proposal.box, reliability, dt, below, settings.template_update)
+        return templates.after(family, frame, proposal.box, reliability, question.dt, below, settings.template_update)
+
+
+def _shapes(found: Proposal) -> tuple[MapShape, ...]:
+    return tuple([MapShape(*each) for each in zip(found.score_maps, found.cells, strict=True)])

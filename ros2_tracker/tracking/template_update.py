@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ros2_tracker.tracking.family import Appearance, Family
 from ros2_tracker.tracking.frame import Frame
@@ -50,4 +50,4 @@ class Templates:
             updated = family.updated(self.first, frame, box, settings.weight)
             if updated is not None:
                 return Templates(self.first, updated, before=self.current)
-        return replace(self, before=before, reliable_for=reliable_for, age=age)
+        return Templates(self.first, self.current, before, reliable_for, age)

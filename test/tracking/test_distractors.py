@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 
 from ros2_tracker.tracking.crop import Region
 from ros2_tracker.tracking.distractors import LookAlikes, Second, second_answer
 from ros2_tracker.tracking.family import Look, Proposal
 from ros2_tracker.tracking.geometry import Box
+from ros2_tracker.tracking.score_map import MapShape
 from ros2_tracker.tracking.settings import DistractorSettings
 
 SETTINGS = DistractorSettings(above=0.3, memory=0.5)
@@ -32,8 +38,12 @@ def answer(peaks: dict[tuple[int, int], float]) -> Proposal:
     return Proposal(Box.from_center(*place_of(*best), 40.0, 40.0), peaks[best], score_map[None], (best,))
 
 
+def second_of(found: Proposal) -> Second | None:
+    return second_answer(found, MapShape(found.score_maps[0], found.cells[0]), LOOK, SETTINGS)
+
+
 def test_second_answer_is_the_best_outside_the_box():
-    second = second_answer(answer({(8, 8): 0.9, (9, 9): 0.8, (3, 12): 0.5, (14, 1): 0.4}), LOOK, SETTINGS)
+    second = second_of(answer({(8, 8): 0.9, (9, 9): 0.8, (3, 12): 0.5, (14, 1): 0.4}))
     assert second is not None
     assert second.cell == (3, 12)
     assert (second.x, second.y) == place_of(3, 12)
@@ -42,13 +52,31 @@ def test_second_answer_is_the_best_outside_the_box():
 
 @pytest.mark.parametrize("peaks", [{(8, 8): 0.9}, {(8, 8): 0.9, (2, 2): 0.26}, {(8, 8): 0.2, (2, 2): 0.09}])
 def test_weak_second_answers_are_noise(peaks):
-    assert second_answer(answer(peaks), LOOK, SETTINGS) is None
+    assert second_of(answer(peaks)) is None
 
 
-def test_corner_maps_have_no_second_answer():
-    proposal = answer({(8, 8): 0.9, (2, 2): 0.8})
-    corners = Proposal(proposal.box, 0.9, np.repeat(proposal.score_maps, 2, axis=0), proposal.cells * 2)
-    assert second_answer(corners, LOOK, SETTINGS) is None
+@given(
+    npst.arrays(np.float32, (CELLS, CELLS), elements=st.floats(0.0, 0.015625, width=32)),
+    st.tuples(st.integers(0, CELLS - 1), st.integers(0, CELLS - 1)),
+    st.floats(0.05, 0.3),
+    st.sampled_from([12.0, 40.0, 90.0]),
+)
+def test_second_answer_is_never_missed(score_map: np.ndarray, other: tuple[int, int], score: float, side: float):
+    # It is not looked for where the map's sums rule it out.
+    row, column = 8, 7
+    score_map[other] = score
+    score_map[row, column] = 0.5
+    found = Proposal(Box.from_center(*place_of(row, column), side, side), 0.5, score_map[None], ((row, column),))
+    reach = math.ceil(0.05 * side)
+    outside = [
+        float(score_map[r, c])
+        for r in range(CELLS)
+        for c in range(CELLS)
+        if abs(r - row) > reach or abs(c - column) > reach
+    ]
+    second, highest = second_of(found), max(outside)
+    assert (second is not None) == (highest >= 0.15)
+    assert second is None or second.score == pytest.approx(highest)
 
 
 def seen(x: float, y: float) -> Second:

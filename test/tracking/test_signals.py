@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+import pickle
+import weakref
+from dataclasses import FrozenInstanceError, astuple, fields, replace
 
 import cv2
 import numpy as np
@@ -16,7 +18,10 @@ from ros2_tracker.tracking.crop import Region
 from ros2_tracker.tracking.family import Look, Proposal
 from ros2_tracker.tracking.frame import ArrayFrame, ColorOrder
 from ros2_tracker.tracking.geometry import Box
-from ros2_tracker.tracking.signals import Familiar, Seen, View, map_signals
+from ros2_tracker.tracking.result import ReliabilitySignals
+from ros2_tracker.tracking.score_map import MapShape
+from ros2_tracker.tracking.signals import Familiar, Seen
+from ros2_tracker.tracking.views import View
 
 score_maps = npst.arrays(np.float32, (16, 16), elements=st.floats(0, 1, width=32))
 cells = st.tuples(st.integers(0, 15), st.integers(0, 15))
@@ -36,7 +41,7 @@ def test_psr_by_its_formula(score_map: np.ndarray, cell: tuple[int, int]):
     mean = sum(sidelobe) / len(sidelobe)
     deviation = math.sqrt(sum((v - mean) ** 2 for v in sidelobe) / len(sidelobe))
     expected = (float(score_map[cell]) - mean) / (deviation + 1e-3)
-    assert map_signals(score_map, cell).psr == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert MapShape(score_map, cell).psr() == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 @given(score_maps)
@@ -45,7 +50,7 @@ def test_apce_by_its_formula(score_map: np.ndarray):
     low, high = min(values), max(values)
     energy = sum((v - low) ** 2 for v in values) / len(values)
     expected = (high - low) ** 2 / (energy + 1e-6)
-    assert map_signals(score_map, (0, 0)).apce == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert MapShape(score_map, (0, 0)).apce() == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 @given(score_maps, cells, st.tuples(st.integers(2, 20), st.integers(2, 20)))
@@ -57,7 +62,7 @@ def test_margin_is_to_the_highest_score_outside_the_target(score_map: np.ndarray
         if abs(r - cell[0]) > reach[0] or abs(c - cell[1]) > reach[1]
     ]
     expected = float(score_map[cell]) - max(outside, default=0.0)
-    assert map_signals(score_map, cell, reach).margin == pytest.approx(expected, abs=1e-6)
+    assert MapShape(score_map, cell).margin(reach) == pytest.approx(expected, abs=1e-6)
 
 
 @given(score_maps)
@@ -66,15 +71,15 @@ def test_entropy_by_its_formula(score_map: np.ndarray):
     expected = 1.0
     if total > 1e-3:
         expected = -math.log(sum((float(v) / total) ** 2 for v in score_map.ravel())) / math.log(256)
-        assert map_signals(score_map, (0, 0)).entropy == pytest.approx(expected, abs=1e-4)
+        assert MapShape(score_map, (0, 0)).entropy() == pytest.approx(expected, abs=1e-4)
 
 
 def test_entropy_is_0_for_one_cell_and_1_for_uniform():
     one = np.zeros((16, 16), np.float32)
     one[3, 4] = 0.7
-    assert map_signals(one, (3, 4)).entropy == pytest.approx(0.0, abs=1e-6)
-    assert map_signals(np.full((16, 16), 0.2, np.float32), (3, 4)).entropy == pytest.approx(1.0)
-    assert map_signals(np.zeros((16, 16), np.float32), (3, 4)).entropy == 1.0
+    assert MapShape(one, (3, 4)).entropy() == pytest.approx(0.0, abs=1e-6)
+    assert MapShape(np.full((16, 16), 0.2, np.float32), (3, 4)).entropy() == pytest.approx(1.0)
+    assert MapShape(np.zeros((16, 16), np.float32), (3, 4)).entropy() == 1.0
 
 
 def test_a_second_peak_lowers_all_and_a_higher_one_makes_the_margin_negative():
@@ -82,15 +87,16 @@ def test_a_second_peak_lowers_all_and_a_higher_one_makes_the_margin_negative():
     one[4, 4] = 0.8
     two = one.copy()
     two[12, 12] = 0.9
-    clear, torn = map_signals(one, (4, 4)), map_signals(two, (4, 4))
-    assert torn.psr < clear.psr
-    assert torn.apce < clear.apce
-    assert torn.entropy > clear.entropy
-    assert torn.margin == pytest.approx(-0.1)
+    clear, torn = MapShape(one, (4, 4)), MapShape(two, (4, 4))
+    assert torn.psr() < clear.psr()
+    assert torn.apce() < clear.apce()
+    assert torn.entropy() > clear.entropy()
+    assert torn.margin((2, 2)) == pytest.approx(-0.1)
 
 
 def test_map_that_is_not_finite_raises_nothing():
-    assert math.isnan(map_signals(np.full((16, 16), np.nan, np.float32), (3, 3)).psr)
+    shape = MapShape(np.full((16, 16), np.nan, np.float32), (3, 3))
+    assert all(map(math.isnan, (shape.psr(), shape.apce(), shape.margin((2, 2)))))
 
 
 # -- what the box shows -----------------------------------------------------------------------------------------------
@@ -179,7 +185,7 @@ def test_box_over_the_border_or_outside_has_finite_signals(box: Box):
 
 
 def vars_of(seen: Seen) -> list[float]:
-    return [getattr(seen.signals, name) for name in seen.signals.__slots__]
+    return list(astuple(seen.signals))
 
 
 def answer(familiar: Familiar, frame: ArrayFrame, box: Box, last: Box | None = None, size_update: float = 1.0) -> Seen:
@@ -187,7 +193,12 @@ def answer(familiar: Familiar, frame: ArrayFrame, box: Box, last: Box | None = N
     score_map[0, 8, 8] = 0.9
     last = last or box
     look = Look({}, Region.around(last, 4.0), last, frame.width, frame.height)
-    return familiar.seen(frame, look, Proposal(box, 0.9, score_map, ((8, 8),)), DT, 0.0, size_update)
+    return seen_of(familiar, frame, look, Proposal(box, 0.9, score_map, ((8, 8),)), size_update)
+
+
+def seen_of(familiar: Familiar, frame: ArrayFrame, look: Look, found: Proposal, size_update: float = 1.0) -> Seen:
+    maps = tuple(map(MapShape, found.score_maps, found.cells))
+    return familiar.seen(frame, look, found, maps, familiar.strips_of(frame), DT, 0.0, size_update)
 
 
 @pytest.mark.parametrize("size_update", [0.4, 1.0])
@@ -261,8 +272,53 @@ def test_of_two_corners_the_worse_one_counts():
     torn_maps = maps.copy()
     torn_maps[1, 2, 2] = 0.8
     torn = replace(clear, score_maps=torn_maps)
-    good, bad = (familiar.seen(frame, look, found, DT, 0.0, 1.0).signals for found in (clear, torn))
+    good, bad = (seen_of(familiar, frame, look, found).signals for found in (clear, torn))
     assert good.margin == pytest.approx(0.899)
     assert bad.margin == pytest.approx(0.1)
     assert bad.psr < good.psr
     assert bad.entropy > good.entropy
+
+
+# -- signals are computed when they are asked for ----------------------------------------------------------------------
+
+
+def test_signals_are_of_their_own_image_however_late_they_are_asked_for():
+    image = scene(0)
+    familiar = Familiar.of(ArrayFrame(image.copy()), box_at(100), GREY)
+    expected = astuple(answer(familiar, ArrayFrame(image.copy()), box_at(103)).signals)
+    late = answer(familiar, ArrayFrame(image), box_at(103))
+    image[:] = 0  # the camera's buffer is used again
+    for i in range(3):
+        familiar = familiar.after(late, 0.9)
+        answer(familiar, ArrayFrame(scene(i + 1)), box_at(100))
+    assert astuple(late.signals) == expected
+
+
+def test_late_signals_are_like_any_others():
+    frame = ArrayFrame(scene())
+    familiar = Familiar.of(frame, box_at(100), GREY)
+    early, late, copied = (answer(familiar, frame, box_at(104)).signals for _ in range(3))
+    values = [getattr(early, field.name) for field in fields(ReliabilitySignals)]
+    assert isinstance(late, ReliabilitySignals)
+    assert late == early
+    assert [getattr(pickle.loads(pickle.dumps(copied)), field.name) for field in fields(copied)] == values
+    assert replace(late, peak=0.1).margin == early.margin
+    assert replace(late, peak=0.1).peak == 0.1
+    assert "similarity_recent=" in repr(late)
+    with pytest.raises(FrozenInstanceError):
+        late.psr = 1.0  # type: ignore[misc]
+    with pytest.raises(AttributeError, match="colour"):
+        late.colour  # noqa: B018
+
+
+def test_what_was_seen_is_not_kept_for_ever():
+    # Signals that nobody asked for hold what they are computed from, but not the frames before.
+    frames = [ArrayFrame(scene(i)) for i in range(2)]
+    familiar = Familiar.of(frames[0], box_at(100), GREY)
+    kept: list[weakref.ref] = []
+    for i in range(6):
+        seen = answer(familiar, frames[i % 2], box_at(100 + i))
+        kept.append(weakref.ref(seen.signals._answer.maps[0].scores.base))
+        familiar = familiar.after(seen, 0.95)
+    del seen
+    assert [ref() is None for ref in kept] == [True] * 5 + [False]

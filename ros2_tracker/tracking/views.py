@@ -1,0 +1,132 @@
+"""What is kept of an image to compare later ones with: a small picture of the target, and some strips of pixels.
+
+Neither is a view on the camera's buffer.
+"""
+
+from __future__ import annotations
+
+import math
+from operator import mul
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ros2_tracker.tracking.crop import Region, crop
+from ros2_tracker.tracking.frame import Frame
+from ros2_tracker.tracking.geometry import Box
+
+_EPSILON = 1e-6
+# Side of the picture of a target, px: coarse, so that a box that is a little off does not upset it.
+_SIDE = 12
+# Rows of the image that are averaged to one of the picture: less would flicker, more is not worth their time.
+_ROWS_PER_ROW = 2
+# Four levels a channel, so that the three of a pixel make one number below 64.
+_LEVELS = [bytes(step * (value >> 6) for value in range(256)) for step in (16, 4, 1)]
+# Strips of an image row that are looked at, px.
+_STRIP_PX = 64
+# Where, in eighths of the image's width and sixths of its height; and where in a target, in its heights.
+_ACROSS = ((1, 1), (4, 3), (7, 5))
+_DOWN = (0.35, 0.65)
+
+
+class View:
+    """A small picture of a target, ready to be compared."""
+
+    __slots__ = ("_moments", "colours", "pattern")
+
+    def __init__(self, pattern: bytes, colours: dict[int, float]) -> None:
+        """The picture's (144,) green, most of what is seen as bright, and the root of each of 64 colours' count."""
+        self.pattern, self.colours = pattern, colours
+        self._moments: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, frame: Frame, box: Box, fill: tuple[float, float, float]) -> View:
+        """Of the square at a box, of the same area; `fill` (R, G, B) outside the image."""
+        first, green, last = _planes(_picture(frame, box, fill))
+        # Adding the levels of all pixels at once: none of the sums leaves its byte.
+        levels = zip(_LEVELS, (first, green, last), strict=True)
+        codes = sum(int.from_bytes(plane.translate(table), "big") for table, plane in levels)
+        pixels = codes.to_bytes(len(green), "big")
+        return cls(green, {code: math.sqrt(pixels.count(code)) for code in set(pixels)})
+
+    def same_colours(self, other: View) -> float:
+        """Bhattacharyya coefficient of the histograms, in [0, 1]."""
+        theirs = other.colours
+        return sum([root * theirs[code] for code, root in self.colours.items() if code in theirs]) / len(self.pattern)
+
+    def same_pattern(self, other: View) -> float:
+        """Zero-mean normalised cross-correlation, in [-1, 1]; 0 where either is of one colour."""
+        (mine, contrast), (theirs, other_contrast) = self.moments(), other.moments()
+        product = sum(map(mul, self.pattern, other.pattern)) - len(self.pattern) * mine * theirs
+        return product / (contrast * other_contrast + _EPSILON)
+
+    def moments(self) -> tuple[float, float]:
+        """Mean of the pattern, and its length without it; computed once, as a view can be compared for long."""
+        if self._moments is None:
+            pattern = self.pattern
+            mean = sum(pattern) / len(pattern)
+            left = sum(map(mul, pattern, pattern)) - len(pattern) * mean * mean
+            self._moments = mean, math.sqrt(max(left, 0.0))
+        return self._moments
+
+
+def _picture(frame: Frame, box: Box, fill: tuple[float, float, float]) -> NDArray[np.uint8]:
+    exact, finer = box.size, _ROWS_PER_ROW * _SIDE
+    x, y, side = round(box.cx - exact / 2), round(box.cy - exact / 2), round(exact)
+    # Of a small target, half a pixel would be much.
+    if side < finer or x < 0 or y < 0 or x + side > frame.width or y + side > frame.height:
+        pixels = crop(frame, Region.around(box, 1.0), finer, fill)
+    else:
+        pixels = frame.region(x, y, x + side, y + side)[0][:: side // finer]
+    return cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+
+
+def _planes(pixels: NDArray[np.uint8]) -> tuple[bytes, bytes, bytes]:
+    """Its three channels, green in the middle. One camera has one order, so red and blue need not be told apart."""
+    flat = pixels.tobytes()
+    step = len(flat) // (_SIDE * _SIDE)
+    return (flat, flat, flat) if step == 1 else (flat[0::step], flat[1::step], flat[2::step])
+
+
+class Strips(NamedTuple):
+    """Some pixels of an image: two images of one camera have the same ones only if it is stuck."""
+
+    image: bytes
+    """From all over the image."""
+    target: bytes
+    """From the target, which may be all that moves. Green."""
+
+    @classmethod
+    def of(cls, frame: Frame, box: Box) -> Strips:
+        """Three from the image, two from a box."""
+        width, height = frame.width, frame.height
+        across = [(width * i // 8, height * j // 6) for i, j in _ACROSS]
+        both = _pixels(frame, across + _places(box))
+        end = len(both) * len(_ACROSS) // (len(_ACROSS) + len(_DOWN))
+        return cls(both[:end], both[end:])
+
+    @staticmethod
+    def at(frame: Frame, box: Box) -> bytes:
+        """Two from a box."""
+        return _pixels(frame, _places(box))
+
+
+def _places(box: Box) -> list[tuple[int, int]]:
+    x = int(box.cx)
+    return [(x, int(box.y + part * box.h)) for part in _DOWN]
+
+
+def _pixels(frame: Frame, centers: list[tuple[int, int]]) -> bytes:
+    """The green of strips of a row around places, moved into the image."""
+    width, height = frame.width, frame.height
+    length = min(_STRIP_PX, width)
+    strips = []
+    for cx, cy in centers:
+        x = min(max(cx - length // 2, 0), width - length)
+        y = min(max(cy, 0), height - 1)
+        strips.append(frame.region(x, y, x + length, y + 1)[0].tobytes())
+    flat = b"".join(strips)
+    step = len(flat) // (length * len(centers))
+    return flat[step // 2 :: step]
