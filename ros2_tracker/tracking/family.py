@@ -65,8 +65,11 @@ class Family(Protocol):
     outputs: frozenset[str]
     """Names of the network's outputs that are read."""
 
-    def appearance(self, frame: Frame, box: Box) -> Appearance:
-        """Of a target in the frame its box was drawn on; BoxError when it cannot be cut out."""
+    def appearance(self, frame: Frame, box: Box, fill: tuple[float, float, float] | None = None) -> Appearance:
+        """Of a target in the frame its box was drawn on; BoxError when it cannot be cut out.
+
+        `fill`: colour outside the image (R, G, B in 0..255), where the family takes the frame's mean; None: that.
+        """
         ...
 
     def look(self, appearance: Appearance, frame: Frame, last: Box, zoom: float = 1.0) -> Look:

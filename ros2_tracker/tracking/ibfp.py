@@ -92,7 +92,7 @@ class Ibfp:
         self.settings = settings
         self.branch = branch
 
-    def appearance(self, frame: Frame, box: Box) -> Appearance:
+    def appearance(self, frame: Frame, box: Box, fill: tuple[float, float, float] | None = None) -> Appearance:
         """Maps of the template, and the branch fitted to it: a second or so of a CPU."""
         views = [View()] if self.branch is None else first_views()
         template = self._variant.template

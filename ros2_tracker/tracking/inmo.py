@@ -55,10 +55,11 @@ class _InMo:
         self.loop = loop_settings(published, variant.loop)
         self.inputs = frozenset({"search", *(f"template_{name}" for name in template_engine.outputs)})
 
-    def appearance(self, frame: Frame, box: Box) -> InMoAppearance:
+    def appearance(self, frame: Frame, box: Box, fill: tuple[float, float, float] | None = None) -> InMoAppearance:
         """Features of the template, and the frame's mean colour for all that will lie outside of images."""
-        red, green, blue = (float(math.trunc(value)) for value in mean_rgb(frame))
-        fill = (red, green, blue) if self._variant.fill == "mean" else (0.0, 0.0, 0.0)
+        if fill is None:
+            red, green, blue = (float(math.trunc(value)) for value in mean_rgb(frame))
+            fill = (red, green, blue) if self._variant.fill == "mean" else (0.0, 0.0, 0.0)
         return InMoAppearance(self._features(frame, box, fill), fill, self._template_side(box))
 
     def look(self, appearance: Appearance, frame: Frame, last: Box, zoom: float = 1.0) -> InMoLook:

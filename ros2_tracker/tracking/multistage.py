@@ -36,9 +36,9 @@ class MultiStage:
         self.template_engine = template_engine
         self._window = hann_window(variant.search.size // _STRIDE)
 
-    def appearance(self, frame: Frame, box: Box) -> Appearance:
+    def appearance(self, frame: Frame, box: Box, fill: tuple[float, float, float] | None = None) -> Appearance:
         """Tokens of the template, before they meet those of a search region."""
-        fill = mean_rgb(frame) if self._variant.fill == "mean" else (0.0, 0.0, 0.0)
+        fill = fill or (mean_rgb(frame) if self._variant.fill == "mean" else (0.0, 0.0, 0.0))
         return Appearance({"template_tokens": self._tokens(frame, box, fill)}, fill)
 
     def look(self, appearance: Appearance, frame: Frame, last: Box, zoom: float = 1.0) -> Look:

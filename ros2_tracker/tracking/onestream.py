@@ -30,9 +30,9 @@ class OneStream:
         self._cut = lazy_crop if lazy else crop
         self._window = hann_window(variant.search.size // _STRIDE)
 
-    def appearance(self, frame: Frame, box: Box) -> Appearance:
+    def appearance(self, frame: Frame, box: Box, fill: tuple[float, float, float] | None = None) -> Appearance:
         """The template crop."""
-        fill = mean_rgb(frame) if self._variant.fill == "mean" else (0.0, 0.0, 0.0)
+        fill = fill or (mean_rgb(frame) if self._variant.fill == "mean" else (0.0, 0.0, 0.0))
         return Appearance({"template": self._view(frame, box, fill)}, fill)
 
     def look(self, appearance: Appearance, frame: Frame, last: Box, zoom: float = 1.0) -> Look:

@@ -35,7 +35,7 @@ class OSTrack:
         self._cut = lazy_sample_crop if lazy else sample_crop
         self._window = hann_window(variant.search.size // _STRIDE)
 
-    def appearance(self, frame: Frame, box: Box) -> Appearance:
+    def appearance(self, frame: Frame, box: Box, fill: tuple[float, float, float] | None = None) -> Appearance:
         """The template crop. Its tokens meet the search's in every layer, so there is nothing more to keep."""
         return Appearance({"template": self._view(frame, box)})
 

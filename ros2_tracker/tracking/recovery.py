@@ -1,8 +1,9 @@
 """Find a LOST target again: where to look in each image, and what becomes of a find.
 
-Around the place where it was last trusted the search grows; beside it, the whole image is gone through in overlapping
-windows, a bounded number for each image, nearest first. A find there is only a candidate: it is looked at as a target
-would be, image after image, and counts as found when its reliability has stayed up (`tracking.reliability`).
+Around the place where it was last trusted the search grows. Beside it, a bounded number of windows of each image is
+looked into: in turns those where its colours are, and all of them, overlapping, nearest first. A find is only a
+candidate: it is looked at as a target would be, image after image, and is the target when its reliability has stayed up
+(`tracking.reliability`) and it is like what was lost (`tracking.likeness`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ros2_tracker.tracking.family import Proposal
+from ros2_tracker.tracking.colours import Colours
+from ros2_tracker.tracking.family import Appearance, Proposal
+from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box, kept_in_image
 from ros2_tracker.tracking.reliability import WayBack
 from ros2_tracker.tracking.settings import RecoverySettings
@@ -23,9 +26,10 @@ _STRIDE = 0.5
 _SIZES_PER_SIDE = 4.0
 # Windows along either side of the image: a bound on the sweep's length and on the time to plan it.
 _MOST_ALONG = 16
-# Times as long must reliability last where the network's score is not what it was: most look-alikes fail by then,
-# and a target that looks different now is not given up for ever.
-_WHEN_LESS_CONVINCING = 10.0
+# Places with the target's colours that are looked into, the best ones of each image.
+_PLACES = 8
+# Of a new likeness in the smoothed one.
+_NEW_SHARE = 0.25
 
 
 class Window(NamedTuple):
@@ -45,60 +49,89 @@ class Search:
     """Where, and how large, it was when it was last trusted, px."""
     since: float
     """Stamp of the image with which the search began, s."""
-    score: float
-    """The network's, in the last frame of high reliability before that; 0 if there was none."""
     sweep: tuple[Window, ...]
     """All over the image, in the order in which they are looked into, again and again."""
+    colours: Colours | None = None
+    """The target's, if it is looked for where they are, too."""
+    images: int = 0
+    """How many have been looked at."""
     swept: int = 0
     """Windows of the sweep that have been looked into, counting on from sweep to sweep."""
+    picked: int = 0
+    """Windows that were chosen by colour."""
     candidate: Box | None = None
     """A find that is being looked at, px."""
+    view: Appearance | None = None
+    """The candidate as a template, for `tracking.likeness`."""
+    likeness: float | None = None
+    """Of the candidate, smoothed; None: not known yet."""
 
     @classmethod
     def begin(
-        cls,
-        place: Box,
-        stamp: float,
-        score: float,
-        width: int,
-        height: int,
-        settings: RecoverySettings,
+        cls, place: Box, stamp: float, width: int, height: int, colours: Colours | None, settings: RecoverySettings
     ) -> Search:
-        """In `width` x `height` px images, for a target that was last trusted at `place`, with `score` before."""
+        """In `width` x `height` px images, for a target of these colours that was last trusted at `place`."""
         # Wide windows are through sooner; in narrower ones the network sees more.
         zooms = (settings.zoom, math.sqrt(settings.zoom)) if settings.zoom > 1.0 else (1.0,)
         centers = ((x, y, zoom) for zoom in zooms for x, y in sweep_centers(place, width, height, zoom))
         windows = (Window(Box.from_center(x, y, place.w, place.h), zoom) for x, y, zoom in centers)
-        return cls(kept_in_image(place, width, height), stamp, score, tuple(windows))
+        return cls(kept_in_image(place, width, height), stamp, tuple(windows), colours)
 
-    def windows(self, stamp: float, settings: RecoverySettings) -> tuple[Window, ...]:
-        """Where to look in the image of that stamp; at least one window."""
-        count = min(settings.windows_per_image, len(self.sweep))
-        elsewhere = (self.sweep[(self.swept + i) % len(self.sweep)] for i in range(count))
+    def looked(self, frame: Frame, stamp: float, settings: RecoverySettings) -> tuple[tuple[Window, ...], Search]:
+        """Where to look in an image, at least one window, and the search that has done so."""
+        # A candidate's view is a further run of the network, in place of a window where there are several.
+        checking = 1 if self.view is not None and settings.windows_per_image > 1 else 0
+        count = settings.windows_per_image - checking
+        places = self._colourful(frame, (count + self.images % 2) // 2)
+        swept = min(count - len(places), len(self.sweep))
+        elsewhere = [*places, *(self.sweep[(self.swept + i) % len(self.sweep)] for i in range(swept))]
+        after = replace(self, images=self.images + 1, swept=self.swept + swept, picked=self.picked + len(places))
         if self.candidate is not None:
-            return (Window(self.candidate), *elsewhere)
+            return (Window(self.candidate), *elsewhere), after
+        # Grown, for a target that moved on; as it was, for one of which a wider search would miss details.
         grown = 1.0 + settings.growth * max(stamp - self.since, 0.0)
-        return (Window(self.place, min(grown, settings.zoom)), *elsewhere)
+        zoom = min(grown, settings.zoom) if self.images % 2 else 1.0
+        return (Window(self.place, zoom), *elsewhere), after
 
-    def way_back(self, score: float, settings: RecoverySettings) -> WayBack:
-        """What reliability must do for a find of that score to be the target."""
-        if self.candidate is None:
+    def _colourful(self, frame: Frame, count: int) -> list[Window]:
+        """Windows where the target's colours are: the best places in turns."""
+        if self.colours is None or count == 0:
+            return []
+        places = self.colours.places(frame, self.place, _PLACES)
+        chosen = [places[(self.picked + i) % len(places)] for i in range(min(count, len(places)))]
+        return [Window(Box.from_center(x, y, self.place.w, self.place.h)) for x, y in chosen]
+
+    def way_back(self, settings: RecoverySettings) -> WayBack:
+        """What reliability must do for the candidate to be the target."""
+        if self.candidate is None or self.likeness is None:
             # What a wide search finds is to be looked at first.
-            return WayBack(math.inf, settings.accept_after)
-        convincing = score >= settings.accept_share * self.score
-        return WayBack(settings.accept_above, settings.accept_after * (1.0 if convincing else _WHEN_LESS_CONVINCING))
+            return WayBack(settings.accept_above, math.inf)
+        convincing = self.likeness >= settings.accept_likeness
+        return WayBack(settings.accept_above, settings.accept_after if convincing else math.inf, settings.guess_after)
 
-    def after(self, found: Sequence[Proposal], doubtful: bool, settings: RecoverySettings) -> Search:
-        """The search after the answers to all windows; `doubtful` is what reliability says of the first of them."""
-        searched = replace(self, swept=self.swept + len(found) - 1, candidate=None)
+    def after(
+        self, found: Sequence[Proposal], doubtful: bool, likeness: float | None, settings: RecoverySettings
+    ) -> Search:
+        """The search after the answers to all windows.
+
+        Args:
+            found: one a window.
+            doubtful: what reliability says of the first of them.
+            likeness: of the candidate to what was lost, where that was asked.
+            settings: of recovery.
+
+        """
         if self.candidate is not None and not doubtful:
-            return replace(searched, candidate=found[0].box)
+            known = self.likeness
+            if likeness is not None:
+                known = likeness if known is None else known + _NEW_SHARE * (likeness - known)
+            return replace(self, candidate=found[0].box, view=None, likeness=known)
         # A candidate that disappoints is not looked at again for what it is.
         others = found if self.candidate is None else found[1:]
         best = max(others, key=lambda proposal: proposal.score, default=None)
-        if best is None or best.score < settings.candidate_above:
-            return searched
-        return replace(searched, candidate=best.box)
+        if best is not None and best.score < settings.candidate_above:
+            best = None
+        return replace(self, candidate=None if best is None else best.box, view=None, likeness=None)
 
 
 def sweep_centers(place: Box, width: int, height: int, zoom: float) -> list[tuple[float, float]]:

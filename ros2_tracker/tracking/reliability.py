@@ -137,7 +137,9 @@ class WayBack(NamedTuple):
     above: float
     """It must be at least this,"""
     after: float
-    """for that many seconds."""
+    """for that many seconds;"""
+    guess_after: float = math.inf
+    """for that many, to be UNCERTAIN rather than LOST."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,11 @@ class Hysteresis:
     def step(
         self, reliability: float, dt: float, settings: ReliabilitySettings, back: WayBack | None = None
     ) -> Hysteresis:
-        """State after a frame of this reliability, `dt` seconds after the one before; `back` if not the settings'."""
+        """State after a frame of this reliability, `dt` seconds after the one before.
+
+        `back`: what a find must do to be a LOST target, which is given up at once when it is doubted.
+        """
+        lost_after = settings.lost_after if back is None else 0.0
         back = back or WayBack(settings.tracking_above, settings.recover_after)
         below_uncertain = self.below_uncertain + dt if reliability < settings.uncertain_below else 0.0
         below_lost = self.below_lost + dt if reliability < settings.lost_below else 0.0
@@ -168,7 +174,9 @@ class Hysteresis:
                 state = TrackState.UNCERTAIN
         elif above_tracking > 0.0 and above_tracking >= back.after:
             state = TrackState.TRACKING
-        if state is not TrackState.LOST and below_lost > 0.0 and below_lost >= settings.lost_after:
+        elif state is TrackState.LOST and above_tracking > 0.0 and above_tracking >= back.guess_after:
+            state = TrackState.UNCERTAIN
+        if state is not TrackState.LOST and below_lost > 0.0 and below_lost >= lost_after:
             state = TrackState.LOST
         not_tracking = 0.0 if state is TrackState.TRACKING is self.state else self.not_tracking + dt
         return Hysteresis(state, below_uncertain, below_lost, above_tracking, not_tracking)

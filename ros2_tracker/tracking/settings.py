@@ -104,29 +104,33 @@ class RecoverySettings:
     enabled: bool = True
     """Off: it is looked for only where it was last seen."""
     windows_per_image: int = 1
-    """Places elsewhere in the image that are looked into, each for one more run of the network. More: found sooner."""
+    """Places elsewhere in the image that are looked into, each for one more run of the network: in turns where the
+    target's colours are, and all over the image. More: found sooner."""
     growth: float = 1.0
     """How much larger the search around the last place gets, in usual sides per second."""
     zoom: float = 1.5
     """Side of the search at most, in usual sides. Larger: fewer windows for an image, and small targets are missed."""
     candidate_above: float = 0.2
     """The network's score from which a find is looked at more closely. Lower: more finds, more of them in vain."""
-    accept_above: float = 0.75
+    accept_above: float = 0.6
     """Reliability that a find must have to be the target, in [0, 1]. Higher: fewer mistaken recoveries, more missed."""
-    accept_share: float = 0.75
-    """Share of the network's score before the loss, in [0, 1], under which a find must last ten times as long. Higher:
-    fewer look-alikes are taken, and the target itself later when it comes back looking different."""
+    accept_likeness: float = 0.8
+    """Likeness of a find to what was lost, in [0, 1], from which it is the target; a less convincing one stays
+    UNCERTAIN. Higher: fewer look-alikes are taken, and the target itself later when it comes back looking different."""
     accept_after: float = 0.2
-    """Seconds of image time that it must have stayed there. Longer: surer, later."""
+    """Seconds of image time that its reliability must have stayed up. Longer: surer, later."""
+    guess_after: float = 0.5
+    """Seconds after which a find that convinces less is published, as UNCERTAIN. Longer: fewer wrong boxes, later."""
 
     def __post_init__(self) -> None:
         """Check ranges; ValueError names the setting and its value."""
-        for name in ("candidate_above", "accept_above", "accept_share"):
+        for name in ("candidate_above", "accept_above", "accept_likeness"):
             require(f"recovery.{name}", getattr(self, name), 0.0, 1.0)
         require("recovery.windows_per_image", self.windows_per_image, 0, 64)
         require("recovery.growth", self.growth, 0.0, 100.0)
         require("recovery.zoom", self.zoom, 1.0, 8.0)
-        require("recovery.accept_after", self.accept_after, 0.0, 60.0)
+        for name in ("accept_after", "guess_after"):
+            require(f"recovery.{name}", getattr(self, name), 0.0, 60.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from ros2_tracker.tracking.score_map import PEAK_RADIUS, MapShape
 from ros2_tracker.tracking.views import Strips, View
 
 _EPSILON = 1e-6
-_TRUSTED = 0.8
+TRUSTED = 0.8
 """Reliability from which a view is what the next ones are compared with."""
 # Video black and what a sensor clips at.
 _BLACK_OR_WHITE = bytes([*range(17), *range(250, 256)])
@@ -209,7 +209,7 @@ class Familiar(NamedTuple):
 
     def after(self, seen: Seen, reliability: float) -> Familiar:
         """What the next frame is compared with."""
-        trusted = reliability >= _TRUSTED
+        trusted = reliability >= TRUSTED
         return Familiar(
             self.first,
             self.detail,

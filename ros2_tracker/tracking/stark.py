@@ -38,7 +38,7 @@ class Stark:
         self._cut = lazy_sample_crop if lazy else sample_crop
         self.template_engine = template_engine
 
-    def appearance(self, frame: Frame, box: Box) -> Appearance:
+    def appearance(self, frame: Frame, box: Box, fill: tuple[float, float, float] | None = None) -> Appearance:
         """Features of the template; with a dynamic template twice, until the second is renewed."""
         features = self._features(frame, box)
         return Appearance({name: np.concatenate([value] * self._variant.templates) for name, value in features.items()})

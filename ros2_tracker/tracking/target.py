@@ -15,16 +15,20 @@ from ros2_tracker.tracking.ego_motion import warp_box
 from ros2_tracker.tracking.events import Reason
 from ros2_tracker.tracking.family import Look, Proposal
 from ros2_tracker.tracking.frame import Frame
-from ros2_tracker.tracking.geometry import Box, checked_box
+from ros2_tracker.tracking.geometry import Box, BoxError, checked_box
+from ros2_tracker.tracking.likeness import Remembered
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.recovery import Search, Window
 from ros2_tracker.tracking.reliability import Hysteresis
 from ros2_tracker.tracking.result import TrackResult, TrackState
 from ros2_tracker.tracking.score_map import MapShape
 from ros2_tracker.tracking.settings import TargetSettings
-from ros2_tracker.tracking.signals import Familiar
+from ros2_tracker.tracking.signals import TRUSTED, Familiar
 from ros2_tracker.tracking.template_update import Templates
 from ros2_tracker.tracking.views import Strips
+
+# For so long the size in the last frame of high reliability is the target's, s.
+_SIZE_KEPT_S = 2.0
 
 
 class _Memory(NamedTuple):
@@ -41,8 +45,10 @@ class _Memory(NamedTuple):
     familiar: Familiar
     """What reliability's signals are relative to."""
     look_alikes: LookAlikes = LookAlikes()
+    remembered: Remembered | None = None
+    """The target in the last frame of high reliability."""
     search: Search | None = None
-    """While it is LOST, if lost targets are searched for."""
+    """From when it is LOST until it is TRACKING again, if lost targets are searched for."""
     cause: Reason = Reason.NONE
     """Why it is not TRACKING, where the signals told."""
     frames: int = 0
@@ -78,6 +84,8 @@ class Question:
     predicted: motion.MotionState
     strips: Strips
     """Of the frame; see `Familiar.strips_of`."""
+    backward: bool = False
+    """Whether the last look is into the past, for the likeness of a candidate."""
 
 
 class _Found(NamedTuple):
@@ -89,6 +97,8 @@ class _Found(NamedTuple):
     second: Second | None
     others: tuple[Proposal, ...]
     """Through the further windows."""
+    likeness: float | None = None
+    """Of a candidate to what was lost, where that was asked."""
 
 
 class Target:
@@ -138,14 +148,20 @@ class Target:
         memory, family, settings = self._memory.carried(ego), self._network.family, self.settings
         windows: tuple[Window, ...] = (Window(memory.box, 1.0),)
         if memory.search is not None:
-            windows = memory.search.windows(stamp, settings.recovery)
+            windows, search = memory.search.looked(frame, stamp, settings.recovery)
+            memory = memory._replace(search=search)
         looks = [family.look(memory.templates.current, frame, window.around, window.zoom) for window in windows]
+        backward = False
+        if memory.search is not None and memory.search.view is not None and memory.remembered is not None:
+            looks.append(memory.remembered.asked_with(memory.search.view))
+            backward = True
         moving, dt = memory.motion, stamp - memory.stamp
         if not 0.0 <= dt <= motion.MAX_STEP_S:
             moving = motion.without_velocity(moving, settings.motion)
             dt = motion.MAX_STEP_S if dt > 0.0 else 0.0
         predicted = motion.predict_seen(moving, dt, settings.motion, ego)
-        return Question(frame, stamp, tuple(looks), memory, dt, predicted, memory.familiar.strips_of(frame))
+        strips = memory.familiar.strips_of(frame)
+        return Question(frame, stamp, tuple(looks), memory, dt, predicted, strips, backward)
 
     def take(self, question: Question, outputs: Sequence[NamedArrays], network_s: float) -> TrackResult:
         """Go on with the network's answers, one a look, which took `network_s` seconds; errors as those of `update`."""
@@ -161,13 +177,17 @@ class Target:
             question.frame, question.looks[0], proposal, found.maps, question.strips, dt, surprise, size_update
         )
         reliability = self._network.reliability.reliability(seen.signals, settings.reliability)
-        way_back = memory.search.way_back(proposal.score, settings.recovery) if memory.search is not None else None
+        way_back = memory.search.way_back(settings.recovery) if memory.search is not None else None
         hysteresis = memory.hysteresis.step(reliability, dt, settings.reliability, way_back)
 
-        cause = memory.cause if hysteresis.state is memory.hysteresis.state else Reason.NONE
-        if hysteresis.state not in (memory.hysteresis.state, TrackState.TRACKING):
+        cause = Reason.NONE
+        if memory.search is not None or hysteresis.state is memory.hysteresis.state:
+            cause = memory.cause
+        elif hysteresis.state is not TrackState.TRACKING:
             size = question.frame.width, question.frame.height
             cause = cause_of(seen.signals, memory.familiar.trusted, predicted.box, *size)
+        if hysteresis.state is TrackState.TRACKING:
+            cause = Reason.NONE
 
         noise = motion.measurement_noise(box, reliability, settings.motion)
         doubtful = reliability < settings.reliability.lost_below
@@ -175,25 +195,32 @@ class Target:
         # A doubtful box would drag the search away from where the target was last seen.
         next_box = memory.box if doubtful and self._network.variant.hold_in_doubt else box
         trusted = box if reliability >= settings.reliability.uncertain_below else memory.trusted
-        search = None
-        if hysteresis.state is TrackState.LOST:
+        # A find on probation is UNCERTAIN.
+        gone = hysteresis.state is TrackState.LOST or (
+            memory.search is not None and hysteresis.state is not TrackState.TRACKING
+        )
+        search, remembered = None, memory.remembered
+        if gone:
             if settings.recovery.enabled:
                 trusted = memory.trusted
-                search = self._searched(memory, question, found, doubtful)
+                search = self._searched(question, found, doubtful)
                 next_box = search.candidate or search.place
             if doubtful or (search is not None and memory.search is not None and not memory.search.candidate):
                 # Nothing is known of its motion any more; where it reappears starts afresh.
                 next_motion = motion.initial_state(next_box, settings.motion)
+        elif reliability >= TRUSTED and hysteresis.state is TrackState.TRACKING:
+            remembered = Remembered(question.stamp, question.looks[0], box, proposal.score)
         self._memory = _Memory(
             question.stamp,
             next_box,
             trusted,
             next_motion,
             hysteresis,
-            self._templates(question, proposal, reliability, hysteresis.state),
+            self._templates(question, proposal, reliability, gone),
             # What is not yet believed to be the target is not what the next view is compared with.
-            memory.familiar.after(seen, 0.0 if hysteresis.state is TrackState.LOST else reliability),
+            memory.familiar.after(seen, 0.0 if gone else reliability),
             memory.look_alikes.after(found.second, box.size, question.stamp, settings.distractors),
+            remembered,
             search,
             cause,
             memory.frames + 1,
@@ -217,6 +244,9 @@ class Target:
         """The network's answers, with the second one in place of a look-alike that answers first."""
         memory, settings, family = question.memory, self.settings.distractors, self._network.family
         first, *others = [family.proposal(look, out) for look, out in zip(question.looks, outputs, strict=True)]
+        likeness = None
+        if question.backward and memory.remembered is not None:
+            likeness = memory.remembered.likeness(first.score, others.pop())
         maps, second = _shapes(first), None
         # Corner maps have no second answer.
         if settings.enabled and memory.search is None and len(maps) == 1:
@@ -228,25 +258,40 @@ class Target:
                 first = family.proposal(look, outputs[0], second.cell)
                 maps = _shapes(first)
                 second = Second(usurper.cells[0], usurper.box.cx, usurper.box.cy, usurper.score)
-        return _Found(first, maps, second, tuple(others))
+        return _Found(first, maps, second, tuple(others), likeness)
 
-    def _searched(self, memory: _Memory, question: Question, found: _Found, doubtful: bool) -> Search:
-        """The search of a LOST target after a frame, with the memory as it was carried there."""
+    def _searched(self, question: Question, found: _Found, doubtful: bool) -> Search:
+        """The search for a target that is gone, after a frame."""
+        memory, settings, frame = question.memory, self.settings.recovery, question.frame
+        past = memory.remembered
         if memory.search is None:
-            frame = question.frame
-            score = memory.familiar.trusted.peak if memory.familiar.trusted else 0.0
-            place, settings = memory.trusted, self.settings.recovery
-            return Search.begin(place, question.stamp, score, frame.width, frame.height, settings)
-        return memory.search.after((found.proposal, *found.others), doubtful, self.settings.recovery)
+            place = memory.trusted
+            if past is not None and question.stamp - past.stamp < _SIZE_KEPT_S:
+                # What hides a target often stretches its box first.
+                place = Box.from_center(place.cx, place.cy, past.box.w, past.box.h)
+            colours = None if past is None else past.colours()
+            return Search.begin(place, question.stamp, frame.width, frame.height, colours, settings)
+        windows = (found.proposal, *found.others)
+        search = memory.search.after(windows, doubtful, found.likeness, settings)
+        if search.candidate is None or memory.search.candidate is None or doubtful:
+            return search
+        # Fitting an online branch to each find takes a second.
+        if past is None or self._network.variant.online:
+            return replace(search, likeness=1.0)
+        try:
+            fill = memory.templates.first.fill
+            return replace(search, view=self._network.family.appearance(frame, search.candidate, fill))
+        except BoxError:
+            return search
 
-    def _templates(self, question: Question, proposal: Proposal, reliability: float, state: TrackState) -> Templates:
-        """What the network will compare with in the next frame."""
+    def _templates(self, question: Question, proposal: Proposal, reliability: float, gone: bool) -> Templates:
+        """What the network will compare with in the next frame; `gone`: nothing is learnt but by the authors' loop."""
         memory, settings, family = question.memory, self.settings, self._network.family
         templates, frame = memory.templates, question.frame
         if not settings.template_update.enabled:
             renewed = family.renewed(templates.current, frame, proposal, memory.frames + 1)
             return templates if renewed is templates.current else replace(templates, current=renewed)
-        if state is TrackState.LOST:
+        if gone:
             return templates
         below = settings.reliability.uncertain_below
         return templates.after(family, frame, proposal.box, reliability, question.dt, below, settings.template_update)

@@ -78,8 +78,10 @@ def _picture(frame: Frame, box: Box, fill: tuple[float, float, float]) -> NDArra
     # Of a small target, half a pixel would be much.
     if side < finer or x < 0 or y < 0 or x + side > frame.width or y + side > frame.height:
         pixels = crop(frame, Region.around(box, 1.0), finer, fill)
-    else:
-        pixels = frame.region(x, y, x + side, y + side)[0][:: side // finer]
+        picture = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+        # As the camera has them: a target at the border has the colours that it had before.
+        return picture if frame.region(0, 0, 1, 1)[1].rgb[0] == 0 else picture[..., ::-1]
+    pixels = frame.region(x, y, x + side, y + side)[0][:: side // finer]
     return cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
 
 

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ros2_tracker.tracking.family import Proposal
+from ros2_tracker.tracking.colours import Colours
+from ros2_tracker.tracking.family import Appearance, Proposal
+from ros2_tracker.tracking.frame import ArrayFrame
 from ros2_tracker.tracking.geometry import Box
 from ros2_tracker.tracking.recovery import Search, Window, sweep_centers
 from ros2_tracker.tracking.settings import RecoverySettings
@@ -48,18 +50,28 @@ def test_tiny_target_in_a_large_image_is_searched_around_its_place_in_bounded_ti
     assert max(math.dist(c, (1000.0, 500.0)) for c in centers) < 150
 
 
+FRAME = ArrayFrame(np.full((480, 640, 3), 120, np.uint8))
+
+
 def begin(settings: RecoverySettings = SETTINGS, width: int = 640, height: int = 480) -> Search:
-    return Search.begin(PLACE, 10.0, 0.9, width, height, settings)
+    return Search.begin(PLACE, 10.0, width, height, None, settings)
+
+
+def windows_of(search: Search, stamp: float = 10.2, settings: RecoverySettings = SETTINGS) -> tuple[Window, ...]:
+    return search.looked(FRAME, stamp, settings)[0]
 
 
 def test_search_grows_around_the_last_place_and_no_further_than_it_may():
     settings = replace(SETTINGS, growth=1.0, zoom=1.5, windows_per_image=0)
-    search = begin(settings)
-    zooms = [search.windows(10.0 + t, settings)[0].zoom for t in (0.0, 0.25, 0.5, 60.0)]
+    search = replace(begin(settings), images=1)
+    zooms = [windows_of(search, 10.0 + t, settings)[0].zoom for t in (0.0, 0.25, 0.5, 60.0)]
     assert zooms == [1.0, 1.25, 1.5, 1.5]
+    seen = []
     for _ in range(100):
-        assert search.windows(11.0, settings) == (Window(PLACE, 1.5),), "it is looked for there alone"
-        search = search.after([found(0.01)], True, settings)
+        windows, search = search.looked(FRAME, 11.0, settings)
+        seen += windows
+        search = search.after([found(0.01)], True, None, settings)
+    assert set(seen) == {Window(PLACE, 1.0), Window(PLACE, 1.5)}, "there alone, and every other time as closely as ever"
 
 
 @pytest.mark.parametrize("windows_per_image", [1, 3, 7])
@@ -67,53 +79,86 @@ def test_every_window_of_the_sweep_is_looked_into_before_any_comes_again(windows
     settings = replace(SETTINGS, windows_per_image=windows_per_image)
     search, seen = begin(settings), []
     while len(seen) < len(search.sweep):
-        here, *elsewhere = search.windows(10.1, settings)
+        (here, *elsewhere), search = search.looked(FRAME, 10.1, settings)
         assert here.around == PLACE
         assert len(elsewhere) == windows_per_image
         seen += elsewhere
-        search = search.after([found(0.01)] * (1 + windows_per_image), True, settings)
+        search = search.after([found(0.01)] * (1 + windows_per_image), True, None, settings)
     assert set(search.sweep) == set(seen[: len(search.sweep)])
     assert {w.zoom for w in seen} == {settings.zoom, math.sqrt(settings.zoom)}
 
 
 def test_no_more_windows_than_the_image_has():
     settings = replace(SETTINGS, windows_per_image=64)
-    assert len(begin(settings, 64, 48).windows(10.0, settings)) == 1 + len(begin(settings, 64, 48).sweep)
+    assert len(windows_of(begin(settings, 64, 48), 10.0, settings)) == 1 + len(begin(settings, 64, 48).sweep)
+
+
+@pytest.mark.parametrize("windows_per_image", [1, 2, 5])
+def test_half_of_the_windows_are_where_the_targets_colours_are(windows_per_image):
+    pixels = np.full((480, 640, 3), 120, np.uint8)
+    pixels[385:415, 480:520] = (30, 30, 230)  # BGR
+    crop = np.full((64, 64, 3), (230, 30, 30), np.uint8)
+    settings = replace(SETTINGS, windows_per_image=windows_per_image)
+    search = replace(begin(settings), colours=Colours.of(crop, 0, 0, 64, 64))
+    red = sweep = 0
+    for _ in range(10):
+        (_, *elsewhere), search = search.looked(ArrayFrame(pixels), 10.1, settings)
+        assert len(elsewhere) <= windows_per_image
+        near = [w for w in elsewhere if math.dist((w.around.cx, w.around.cy), (500, 400)) < 20 and w.zoom == 1.0]
+        red, sweep = red + len(near), sweep + len(elsewhere) - len(near)
+        search = search.after([found(0.01)] * (1 + len(elsewhere)), True, None, settings)
+    assert red >= 5
+    assert sweep >= 5 * windows_per_image
+    assert search.swept == sweep
 
 
 def test_find_becomes_a_candidate_which_is_looked_at_until_it_disappoints():
     there, moved = (Box.from_center(x, 300.0, 36.0, 30.0) for x in (100.0, 104.0))
-    weak = begin().after([found(0.1), found(SETTINGS.candidate_above - 0.01)], True, SETTINGS)
+    weak = begin().after([found(0.1), found(SETTINGS.candidate_above - 0.01)], True, None, SETTINGS)
     assert weak.candidate is None
-    search = weak.after([found(0.1), found(0.5, there)], True, SETTINGS)
+    search = weak.after([found(0.1), found(0.5, there)], True, None, SETTINGS)
     assert search.candidate == there
-    assert search.windows(10.2, SETTINGS)[0] == Window(there)
-    search = search.after([found(0.5, moved), found(0.9)], False, SETTINGS)
+    assert windows_of(search)[0] == Window(there)
+    search = search.after([found(0.5, moved), found(0.9)], False, None, SETTINGS)
     assert search.candidate == moved, "one at a time"
-    search = search.after([found(0.6, moved), found(0.05)], True, SETTINGS)
+    search = search.after([found(0.6, moved), found(0.05)], True, None, SETTINGS)
     assert search.candidate is None
     assert search.place == PLACE, "the place where it was last trusted is kept"
 
 
 def test_the_sweep_goes_on_beside_a_candidate_and_another_find_takes_its_place():
     other = Box.from_center(500.0, 400.0, 36.0, 30.0)
-    search = begin().after([found(0.5), found(0.1)], True, SETTINGS)
+    search = begin().after([found(0.5), found(0.1)], True, None, SETTINGS)
     assert search.candidate == PLACE
-    assert search.windows(10.2, SETTINGS)[1:] == search.sweep[search.swept : search.swept + 1]
-    after = search.after([found(0.6), found(0.4, other)], True, SETTINGS)
+    (_, *elsewhere), looked = search.looked(FRAME, 10.2, SETTINGS)
+    assert tuple(elsewhere) == search.sweep[search.swept : search.swept + 1]
+    after = replace(looked, likeness=0.9).after([found(0.6), found(0.4, other)], True, None, SETTINGS)
     assert after.swept == search.swept + 1
     assert after.candidate == other
+    assert after.likeness is None, "that was the other one's"
 
 
-@pytest.mark.parametrize(("score", "times"), [(0.68, 1.0), (0.67, 10.0)])
-def test_candidate_that_convinces_less_than_the_target_did_must_last_longer(score, times):
-    search = begin().after([found(0.5)], True, SETTINGS)
-    assert search.score == 0.9
-    assert search.way_back(score, SETTINGS) == (SETTINGS.accept_above, pytest.approx(times * SETTINGS.accept_after))
-    assert begin().way_back(1.0, SETTINGS).above > 1.0, "what a wide search finds is to be looked at first"
+@pytest.mark.parametrize("windows_per_image", [1, 2, 4])
+def test_looking_back_takes_the_place_of_a_window_where_there_are_several(windows_per_image):
+    settings = replace(SETTINGS, windows_per_image=windows_per_image)
+    search = replace(begin(settings), candidate=PLACE, view=Appearance({}))
+    assert len(windows_of(search, 10.2, settings)) + 1 <= max(1 + windows_per_image, 3)
+
+
+def test_only_a_find_that_is_like_what_was_lost_can_be_the_target():
+    assert begin().way_back(SETTINGS).after == math.inf, "what a wide search finds is to be looked at first"
+    search = begin().after([found(0.5)], True, None, SETTINGS)
+    assert search.way_back(SETTINGS).after == math.inf, "its likeness is not known yet"
+    assert search.way_back(SETTINGS).guess_after == math.inf
+    liked = search.after([found(0.5)], False, 0.9, SETTINGS)
+    assert liked.way_back(SETTINGS) == (SETTINGS.accept_above, SETTINGS.accept_after, SETTINGS.guess_after)
+    for _ in range(20):
+        liked = liked.after([found(0.5)], False, 0.1, SETTINGS)
+    assert liked.likeness == pytest.approx(0.1, abs=0.01), "of its last looks, not of one"
+    assert liked.way_back(SETTINGS) == (SETTINGS.accept_above, math.inf, SETTINGS.guess_after)
 
 
 def test_place_outside_the_image_is_searched_inside_it():
-    search = Search.begin(Box.from_center(900.0, 700.0, 40.0, 40.0), 0.0, 0.9, 320, 240, SETTINGS)
-    windows = (*search.windows(0.1, SETTINGS), *search.sweep)
+    search = Search.begin(Box.from_center(900.0, 700.0, 40.0, 40.0), 0.0, 320, 240, None, SETTINGS)
+    windows = (*search.looked(ArrayFrame(np.zeros((240, 320, 3), np.uint8)), 0.1, SETTINGS)[0], *search.sweep)
     assert all(0 <= w.around.cx <= 320 and 0 <= w.around.cy <= 240 for w in windows)

@@ -19,6 +19,7 @@ from ros2_tracker.tracking.reliability import (
     Hysteresis,
     ReliabilityModel,
     Term,
+    WayBack,
 )
 from ros2_tracker.tracking.result import ReliabilitySignals, TrackState
 from ros2_tracker.tracking.settings import ReliabilitySettings
@@ -187,3 +188,17 @@ def test_zero_durations_act_at_once():
     now = ReliabilitySettings(uncertain_after=0.0, lost_after=0.0, recover_after=0.0)
     history = states([0.45, 0.1, 0.9], 1 / 30, now)
     assert [s.state for s in history] == [TrackState.UNCERTAIN, TrackState.LOST, TrackState.TRACKING]
+
+
+def test_find_that_may_only_be_a_guess_is_uncertain_and_given_up_at_once():
+    dt, back = 1 / 30, WayBack(0.6, math.inf, guess_after=0.5)
+    lost = states([0.0] * 30, dt)[-1]
+    history = [lost]
+    for reliability in [0.9] * 60 + [0.3]:
+        history.append(history[-1].step(reliability, dt, SETTINGS, back))
+    seen = [step.state for step in history]
+    assert time_of(TrackState.UNCERTAIN, history[1:], dt) == pytest.approx(0.5, abs=dt)
+    assert TrackState.TRACKING not in seen
+    assert seen[-2:] == [TrackState.UNCERTAIN, TrackState.LOST]
+    convinced = history[40].step(0.9, dt, SETTINGS, WayBack(0.6, 0.2, guess_after=0.5))
+    assert convinced.state is TrackState.TRACKING

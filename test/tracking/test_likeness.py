@@ -1,0 +1,56 @@
+"""Whether the target as it was is found with a find as template."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ros2_tracker.tracking.crop import Region
+from ros2_tracker.tracking.family import Appearance, Look, Proposal
+from ros2_tracker.tracking.geometry import Box
+from ros2_tracker.tracking.likeness import Remembered
+
+BOX = Box.from_center(100.0, 80.0, 20.0, 20.0)
+SEARCH = np.zeros((64, 64, 3), np.uint8)
+LOOK = Look({"template": np.zeros(3), "search": SEARCH}, Region.around(BOX, 4.0), BOX, 320, 240)
+PAST = Remembered(1.0, LOOK, BOX, 0.8)
+MAP = np.zeros((1, 16, 16), np.float32)
+
+
+def answer(score: float, box: Box = BOX) -> Proposal:
+    return Proposal(box, score, MAP, ((8, 8),))
+
+
+def test_the_past_is_asked_with_the_finds_look_as_template():
+    find = np.ones(3)
+    asked = PAST.asked_with(Appearance({"template": find}))
+    assert asked.inputs["template"] is find
+    assert asked.inputs["search"] is SEARCH
+    assert (asked.region, asked.last) == (LOOK.region, LOOK.last)
+    assert LOOK.inputs["template"] is not find
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_likeness_is_a_share_and_grows_with_both_scores(forward, backward, own):
+    past = PAST._replace(score=own)
+    likeness = past.likeness(forward, answer(backward))
+    assert 0.0 <= likeness <= 1.0
+    assert past.likeness(min(forward + 0.1, 1.0), answer(backward)) >= likeness
+    assert past.likeness(forward, answer(min(backward + 0.1, 1.0))) >= likeness
+
+
+def test_what_scores_as_the_target_did_is_like_it():
+    assert PAST.likeness(0.8, answer(0.8)) == pytest.approx(1.0)
+    assert PAST.likeness(0.95, answer(0.2)) == pytest.approx(0.5)
+    assert PAST.likeness(0.8, answer(0.9, Box.from_center(140.0, 80.0, 20.0, 20.0))) == 0.0, "something beside it"
+
+
+def test_colours_are_those_of_the_box_in_the_remembered_crop():
+    search = np.full((64, 64, 3), 20, np.uint8)
+    search[24:40, 24:40] = 240  # the box is a quarter of the region's side
+    past = PAST._replace(look=Look({"search": search}, LOOK.region, BOX, 320, 240))
+    assert past.colours().shares[63] == pytest.approx(1.0)
+    features = PAST._replace(look=Look({"search": np.zeros((1, 8), np.float32)}, LOOK.region, BOX, 320, 240))
+    assert features.colours() is None
