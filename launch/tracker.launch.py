@@ -26,6 +26,17 @@ OVERRIDES = {
     "autostart": "configure and activate the node at start; false leaves that to a lifecycle manager",
     "tune_malloc": "keep image buffers instead of giving them back to the kernel after each frame",
 }
+PICKING = {
+    "init_point_topic": ("init_point.topic", "points in space to follow, as RViz's /clicked_point"),
+    "init_click_topic": ("init_click.topic", "clicked pixels to follow, as rqt_image_view's <image topic>_mouse_left"),
+}
+"""Launch argument -> the parameter it sets, and what that is."""
+OPERATOR = {
+    "host": "address that the page listens on; any but this machine's own needs a token",
+    "port": "port that the page listens on",
+    "image_transport": "raw or compressed, as the tracker's parameter of that name",
+    "token_file": "file with the token that browsers must know",
+}
 
 ARGUMENTS = [
     DeclareLaunchArgument("namespace", default_value="", description="namespace of the node and its topics"),
@@ -37,6 +48,10 @@ ARGUMENTS = [
             name, default_value="", choices=BOOLEANS, description=f"{text}; empty: as the parameter file says"
         )
         for name, text in OVERRIDES.items()
+    ),
+    *(
+        DeclareLaunchArgument(name, default_value="", description=f"{text}; empty: as the parameter file says")
+        for name, (_, text) in PICKING.items()
     ),
     DeclareLaunchArgument(
         "log_level", default_value="info", choices=LOG_LEVELS, description="what the node logs, at least"
@@ -50,6 +65,16 @@ ARGUMENTS = [
         "camera_info_topic",
         default_value="",
         description="the camera's calibration; empty: `camera_info` beside the image topic",
+    ),
+    DeclareLaunchArgument(
+        "operator",
+        default_value="false",
+        choices=["true", "false", "True", "False"],
+        description="serve the browser page to pick and watch a target as well (docs/operator.md)",
+    ),
+    *(
+        DeclareLaunchArgument(f"operator_{name}", default_value="", description=f"{text}; empty: the page's default")
+        for name, text in OPERATOR.items()
     ),
     DeclareLaunchArgument(
         "fastdds_profile",
@@ -68,7 +93,8 @@ def generate_launch_description() -> LaunchDescription:
 def describe_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """Make the node's action from the arguments' values; RuntimeError when a file is not there."""
     values = context.launch_configurations
-    overrides = {name: values[name].lower() == "true" for name in OVERRIDES if values[name]}
+    overrides: dict[str, bool | str] = {n: values[n].lower() == "true" for n in OVERRIDES if values[n]}
+    overrides |= {parameter: values[name] for name, (parameter, _) in PICKING.items() if values[name]}
     profile, notes = profile_environment(values["fastdds_profile"], context.environment)
     # Written out because `--log-level debug` alone would make the middleware talk as well.
     logger = f"{prefix_namespace(values.get('ros_namespace'), values['namespace']) or ''}/{NODE_NAME}"
@@ -89,6 +115,30 @@ def describe_node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             additional_env=profile,
             output="screen",
         ),
+        *(operator_nodes(values) if values["operator"].lower() == "true" else []),
+    ]
+
+
+def operator_nodes(values: Mapping[str, str]) -> list[Node]:
+    """Make the action of the operator's page; RuntimeError when the port is no number."""
+    given = {name: values[f"operator_{name}"] for name in OPERATOR if values[f"operator_{name}"]}
+    parameters: dict[str, object] = {**given, "tracker": NODE_NAME}
+    if "port" in given:
+        if not given["port"].isdigit():
+            raise RuntimeError(f"operator_port: {given['port']!r} is not a number")
+        parameters["port"] = int(given["port"])
+    if values["use_sim_time"]:
+        parameters["use_sim_time"] = values["use_sim_time"].lower() == "true"
+    return [
+        Node(
+            package="ros2_tracker",
+            executable="operator",
+            name="operator",
+            namespace=values["namespace"],
+            parameters=[parameters],
+            remappings=[("image", values["image_topic"])],
+            output="screen",
+        )
     ]
 
 

@@ -2,7 +2,7 @@
 
 Two threads matter. The executor's (single-threaded) takes messages, looks at an image's header and puts it into the
 session; the worker runs the network on the newest image and publishes. A third draws ~/debug_image while somebody
-looks. docs/data_path.md follows one image through them.
+looks, a fourth makes boxes of clicked points. docs/data_path.md follows one image through them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PolygonStamped, Vector3, Vector3Stamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -29,43 +28,32 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.service import Service
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
-from vision_msgs.msg import Detection2D, Detection2DArray
 
 from ros2_tracker.engines.base import EngineError
 from ros2_tracker.engines.loading import Loading
-from ros2_tracker.msg import TrackEvent, TrackStatus
-from ros2_tracker.ros import boxes, diagnostics, messages, parameters, qos
+from ros2_tracker.ros import diagnostics, messages, parameters, qos
 from ros2_tracker.ros.background import run_serving
-from ros2_tracker.ros.bearing import BearingModel, why_no_bearing
-from ros2_tracker.ros.debug_image import DebugImagePublisher
+from ros2_tracker.ros.calibration import Calibration
 from ros2_tracker.ros.image_view import ImageError, frame_from_compressed, frame_from_image
+from ros2_tracker.ros.init_requests import InitRequests
+from ros2_tracker.ros.init_sources import InitSources
 from ros2_tracker.ros.memory import tune_malloc
+from ros2_tracker.ros.output import Output
 from ros2_tracker.ros.worker import Worker
-from ros2_tracker.tracking.events import (
-    Counters,
-    EventType,
-    FramePrediction,
-    FrameReport,
-    InitRequest,
-    Reason,
-    TargetEvent,
-)
+from ros2_tracker.tracking.events import Counters
 from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.frame_buffer import StampedFrame
 from ros2_tracker.tracking.network import TrackingNetwork
-from ros2_tracker.tracking.result import TrackState
-from ros2_tracker.tracking.session import MAX_ID_LENGTH, TrackingSession
+from ros2_tracker.tracking.session import TrackingSession
 
 try:
     from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 except ImportError:  # Humble
     from rclpy.qos_event import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 
-SELECTOR_ID = "selected"
-"""Id of the target that selectors without ids (~/init_roi, ~/init_polygon) choose: a new choice replaces the old."""
 _DIAGNOSTICS_PERIOD_S = 1.0
 _LOG_PERIOD_S = 5.0
 
@@ -106,12 +94,14 @@ class TrackerNode(LifecycleNode):
         self._worker: Worker | None = None
         self._images: Subscription | None = None
         self._network: TrackingNetwork | None = None
+        self._output: Output | None = None
+        self._sources: InitSources | None = None
+        self._requests: InitRequests | None = None
+        self._inputs: list[Subscription] = []
         self._cancel_service: Service | None = None
-        self._debug: DebugImagePublisher | None = None
         self._failure = ""
         self._loading: Loading | None = None
-        self._bearing: BearingModel | None = None
-        self._camera_info_key: tuple[object, ...] = ()
+        self._calibration = Calibration(self, self._counters)
         self._last_image_s = 0.0
         self._active_since_s = 0.0
         self._reporter = diagnostics.Reporter(self.get_name(), self.get_fully_qualified_name())
@@ -133,8 +123,8 @@ class TrackerNode(LifecycleNode):
         """Create all topics but the image, load and warm up the network; answers everything else meanwhile."""
         self._failure = ""
         self._loading = Loading(self.get_logger(), self._settings["model"])
-        self._create_topics()
         try:
+            self._create_topics()
             network = run_serving(self, self._loaded_network)
         except ExternalShutdownException:
             return TransitionCallbackReturn.FAILURE
@@ -151,18 +141,13 @@ class TrackerNode(LifecycleNode):
         return super().on_configure(state)
 
     def _create_topics(self) -> None:
-        self._tracks = self.create_lifecycle_publisher(Detection2DArray, "~/tracks", qos.RESULT)
-        self._status = self.create_lifecycle_publisher(TrackStatus, "~/status", qos.STATUS)
-        self._bearings = self.create_lifecycle_publisher(Vector3Stamped, "~/bearing", qos.RESULT)
-        self._debug_images = self.create_lifecycle_publisher(Image, "~/debug_image", qos.DEBUG_IMAGE)
-        self._events = self.create_publisher(TrackEvent, "~/events", qos.EVENT)
+        self._output = Output(self, self._settings, self._calibration, self._reporter)
+        self._requests = InitRequests(self._counters, self._output.on_event)
         self._inputs = [
-            self.create_subscription(CameraInfo, "camera_info", self._on_camera_info, qos.SENSOR),
-            self.create_subscription(Detection2D, "~/init", self._on_init, qos.COMMAND),
-            self.create_subscription(RegionOfInterest, "~/init_roi", self._on_init_roi, qos.COMMAND),
-            self.create_subscription(PolygonStamped, "~/init_polygon", self._on_init_polygon, qos.COMMAND),
+            self.create_subscription(CameraInfo, "camera_info", self._calibration.take, qos.SENSOR),
             self.create_subscription(String, "~/cancel_target", self._on_cancel_target, qos.COMMAND),
         ]
+        self._sources = InitSources(self, self._settings, self._requests, self._calibration, self._cancel_all)
         self._cancel_service = self.create_service(Trigger, "~/cancel", self._on_cancel)
 
     def _loaded_network(self, cancelled: threading.Event) -> TrackingNetwork:
@@ -176,6 +161,8 @@ class TrackerNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin a session and subscribe to images."""
         assert self._network is not None  # configure has succeeded
+        assert self._output is not None
+        assert self._requests is not None
         result = super().on_activate(state)
         settings = self._settings
         topic, kind, callback = self.resolve_topic_name("image"), Image, self._on_image
@@ -190,11 +177,12 @@ class TrackerNode(LifecycleNode):
         )
         self._active_since_s = time.monotonic()
         self._last_image_s = 0.0
-        self._debug = DebugImagePublisher(self._debug_images, settings["debug.max_rate"], self.on_failure)
+        self._output.open(self._network.reliability.calibrated)
         self._session = TrackingSession(
-            self._network, settings.session, self, lambda: self.get_clock().now().nanoseconds, self._counters
+            self._network, settings.session, self._output, lambda: self.get_clock().now().nanoseconds, self._counters
         )
-        self._worker = Worker(self._session, self.on_failure)
+        self._requests.session = self._session
+        self._worker = Worker(self._session, self._output.on_failure)
         init_topic = self.resolve_topic_name("~/init")
         self.get_logger().info(f"active: images from {self._images.topic_name}, boxes from {init_topic}")
         return result
@@ -228,28 +216,36 @@ class TrackerNode(LifecycleNode):
     def close(self) -> None:
         """End the threads; for when the process ends without a lifecycle transition."""
         self._end_session(announce=False)
+        if self._sources is not None:
+            self._sources.maker.stop()
 
     def _end_session(self, announce: bool = True) -> None:
         if self._images is not None and announce:
             self.destroy_subscription(self._images)
         if self._session is not None and announce:
-            self._session.cancel()
+            self._cancel_all()
+        if self._requests is not None:
+            self._requests.session = None
+        if self._sources is not None:
+            self._sources.maker.forget()
         if self._worker is not None:
             self._worker.stop()
-        if self._debug is not None:
-            self._debug.stop()
-        self._images = self._session = self._worker = self._debug = None
+        if self._output is not None:
+            self._output.shut()
+        self._images = self._session = self._worker = None
 
     def _release(self) -> None:
         self._network = None
-        if self._cancel_service is None:
-            return
+        if self._sources is not None:
+            self._sources.close()
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        for publisher in (self._tracks, self._status, self._bearings, self._debug_images, self._events):
-            self.destroy_publisher(publisher)
-        self.destroy_service(self._cancel_service)
-        self._cancel_service = None
+        if self._output is not None:
+            self._output.close()
+        if self._cancel_service is not None:
+            self.destroy_service(self._cancel_service)
+        self._inputs = []
+        self._sources = self._requests = self._output = self._cancel_service = None
 
     # -- input --------------------------------------------------------------------------------------------------
 
@@ -270,7 +266,7 @@ class TrackerNode(LifecycleNode):
         self._push(frame, len(msg.data), msg.header)
 
     def _push(self, frame: Frame, n_bytes: int, header: Header) -> None:
-        if self._session is None:
+        if self._session is None or self._sources is None:
             return
         self._last_image_s = time.monotonic()
         stamp_ns = messages.stamp_ns(header.stamp)
@@ -280,7 +276,8 @@ class TrackerNode(LifecycleNode):
             stamp_ns = self.get_clock().now().nanoseconds
         self._reporter.latencies["transport"].add((self.get_clock().now().nanoseconds - stamp_ns) / 1e9)
         too_old, out_of_order = self._counters.images_too_old, self._counters.images_out_of_order
-        self._session.push(StampedFrame(stamp_ns, frame, n_bytes, header))
+        stamped = StampedFrame(stamp_ns, frame, n_bytes, header)
+        self._session.push(stamped)
         if self._counters.images_out_of_order > out_of_order:
             self.get_logger().warning(
                 f"image with stamp {stamp_ns / 1e9:.6f} s is not newer than the one before: dropped",
@@ -293,62 +290,26 @@ class TrackerNode(LifecycleNode):
                 "A bag needs use_sim_time, a camera on another computer a synchronised clock",
                 throttle_duration_sec=_LOG_PERIOD_S,
             )
+        if (self._counters.images_too_old, self._counters.images_out_of_order) == (too_old, out_of_order):
+            self._sources.maker.see(stamped)
 
     def _refuse_image(self, error: ImageError) -> None:
-        if self._session is not None:
+        if self._session is not None and self._output is not None:
             self._last_image_s = time.monotonic()
             self._session.count_broken()
-            self.on_failure("image refused", error)
-
-    def _on_camera_info(self, msg: CameraInfo) -> None:
-        roi = msg.roi
-        key = (
-            msg.width, msg.height, msg.distortion_model, bytes(msg.k), tuple(msg.d), msg.binning_x, msg.binning_y,
-            roi.x_offset, roi.y_offset, roi.width, roi.height,
-        )  # fmt: skip
-        if key != self._camera_info_key:
-            self._camera_info_key = key
-            self._bearing = BearingModel.from_camera_info(msg)
-            if self._bearing is None:
-                self.get_logger().warning(f"no bearing: {why_no_bearing(msg)}", throttle_duration_sec=_LOG_PERIOD_S)
-        if self._bearing is None:
-            self._counters.camera_infos_unusable += 1
-
-    def _on_init(self, msg: Detection2D) -> None:
-        stamped = boxes.from_detection(msg)
-        self._request(InitRequest(stamped.box, stamped.id, messages.stamp_ns(stamped.stamp), msg.header))
-
-    def _on_init_roi(self, msg: RegionOfInterest) -> None:
-        self._request(InitRequest(boxes.from_roi(msg), SELECTOR_ID, 0, Header()))
-
-    def _on_init_polygon(self, msg: PolygonStamped) -> None:
-        request = InitRequest((0.0, 0.0, 0.0, 0.0), SELECTOR_ID, messages.stamp_ns(msg.header.stamp), msg.header)
-        try:
-            box = boxes.from_polygon(msg)
-        except ValueError as error:
-            self._refuse_request(request, Reason.BOX_INVALID, str(error))
-            return
-        self._request(InitRequest(box, request.target_id, request.stamp_ns, request.tag))
-
-    def _request(self, request: InitRequest) -> None:
-        if self._session is None:
-            self._refuse_request(request, Reason.NOT_ACTIVE, "the node is not active")
-        else:
-            self._session.request_init(request)
-
-    def _refuse_request(self, request: InitRequest, reason: Reason, text: str) -> None:
-        if self._session is not None:
-            self._session.refuse(request, reason, text)
-            return
-        self._counters.inits_rejected += 1
-        shown_id = request.target_id[:MAX_ID_LENGTH]
-        self.on_event(TargetEvent(EventType.REJECTED, shown_id, 0, request.stamp_ns, request.tag, reason, text))
+            self._output.on_failure("image refused", error)
 
     def _on_cancel(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        dropped = self._session.cancel() if self._session is not None else []
+        dropped = self._cancel_all()
         response.success = True
         response.message = f"dropped: {', '.join(dropped)}" if dropped else "there was no target"
         return response
+
+    def _cancel_all(self) -> list[str]:
+        """Drop all targets, and whatever is about to become one; the ids of those that were followed."""
+        if self._sources is not None:
+            self._sources.maker.cancel()
+        return self._session.cancel() if self._session is not None else []
 
     def _on_cancel_target(self, msg: String) -> None:
         if self._session is None or not msg.data or not self._session.cancel(msg.data):
@@ -372,92 +333,11 @@ class TrackerNode(LifecycleNode):
         self._settings = settings
         if self._session is not None:
             self._session.apply_settings(settings.session)
-        if self._debug is not None:
-            self._debug.max_rate = settings["debug.max_rate"]
+        if self._output is not None:
+            self._output.apply_settings(settings)
+        if self._sources is not None:
+            self._sources.settings = settings
         return result
-
-    # -- output: SessionObserver, called on the worker thread, on_prediction on the executor's ------------------------
-
-    def on_report(self, report: FrameReport) -> None:
-        """Publish tracks first, then everything else."""
-        header: Header = report.source.tag
-        self._tracks.publish(messages.tracks_message(report, header))
-        if not report.targets:
-            self._offer_debug(report)
-            return
-        assert self._network is not None  # reports end before the network is released
-        now_ns = self.get_clock().now().nanoseconds
-        self._reporter.latencies["image_age"].add((now_ns - report.source.stamp_ns) / 1e9)
-        self._reporter.latencies["processing"].add(report.processing_s)
-        self._reporter.latencies["network"].add(sum(target.result.network_s for target in report.targets))
-        pointed = False
-        for target in report.targets:
-            bearing = self._bearing_of(report, target.result.box)
-            if bearing is not None and not pointed:
-                pointed = True
-                self._bearings.publish(
-                    Vector3Stamped(header=header, vector=Vector3(x=bearing[0], y=bearing[1], z=bearing[2]))
-                )
-            self._status.publish(
-                messages.status_message(
-                    report,
-                    target,
-                    header,
-                    now_ns,
-                    bearing,
-                    self._settings.session.target.motion,
-                    self._network.reliability.calibrated,
-                )
-            )
-        self._offer_debug(report)
-
-    def on_prediction(self, prediction: FramePrediction) -> None:
-        """Publish one status a target, and tracks where they are asked for; measured answers may follow."""
-        assert self._network is not None  # as in on_report
-        header: Header = prediction.source.tag
-        if self._settings["prediction.in_tracks"]:
-            self._tracks.publish(messages.predicted_tracks_message(prediction, header))
-        now_ns = self.get_clock().now().nanoseconds
-        for target in prediction.targets:
-            box = None if target.state is TrackState.LOST else target.estimate.box.as_tuple()
-            self._status.publish(
-                messages.predicted_status_message(
-                    prediction,
-                    target,
-                    header,
-                    now_ns,
-                    self._bearing_of(prediction, box),
-                    self._settings.session.target.motion,
-                    self._network.reliability.calibrated,
-                )
-            )
-
-    def on_event(self, event: TargetEvent) -> None:
-        """Publish and log."""
-        header = event.tag if isinstance(event.tag, Header) else Header(stamp=messages.time_message(event.stamp_ns))
-        self._events.publish(messages.event_message(event, header))
-        text = f"{event.type.name} {event.target_id!r}"
-        if event.type is EventType.REJECTED:
-            self.get_logger().warning(f"{text}: {event.reason.name}: {event.text}", throttle_duration_sec=1.0)
-        else:
-            self.get_logger().info(f"{text} (session {event.session}) {event.text}".rstrip())
-
-    def on_failure(self, what: str, error: Exception) -> None:
-        """Log, at most once in a while."""
-        self.get_logger().error(f"{what}: {error!s:.500}", throttle_duration_sec=_LOG_PERIOD_S)
-
-    def _offer_debug(self, report: FrameReport) -> None:
-        if self._debug is not None:
-            self._debug.offer(report)
-
-    def _bearing_of(
-        self, report: FrameReport | FramePrediction, box: tuple[float, float, float, float] | None
-    ) -> tuple[float, float, float] | None:
-        if self._bearing is None or box is None:
-            return None
-        x, y, w, h = box
-        frame = report.source.frame
-        return self._bearing.bearing(x + w / 2, y + h / 2, frame.width, frame.height)
 
     # -- diagnostics --------------------------------------------------------------------------------------------
 
@@ -466,7 +346,7 @@ class TrackerNode(LifecycleNode):
         if images is not None and images.silence:
             self.get_logger().warning(images.silence, throttle_duration_sec=_LOG_PERIOD_S)
         targets = self._session.target_ids if self._session is not None else []
-        drawn = self._debug.drawn if self._debug is not None else 0
+        drawn = self._output.drawn if self._output is not None else 0
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
         array.status = [
