@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ros2_tracker"
-FREE_OF_ROS = ("tracking", "models", "engines", "evaluation")
+FREE_OF_ROS = ("tracking", "models", "engines", "evaluation", "operator")
 NEED_TORCH = {
     "engines/export.py",
     "engines/fp16.py",

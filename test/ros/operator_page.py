@@ -1,0 +1,185 @@
+"""The operator's page under test: its process, and a headless Chromium that looks at it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.actions.pointer_input import PointerInput
+from selenium.webdriver.remote.webelement import WebElement
+
+from ros2_tracker.ros import processes
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_S = 30.0
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+)
+_MOVE_MS = 50
+
+
+class OperatorProcess:
+    """`scripts/operator` with parameters, on a port of the system's choice, its output in a file."""
+
+    def __init__(self, domain: int, log: Path, parameters: Mapping[str, object], token: str = "") -> None:
+        """Start it in a ROS domain, and wait until it serves."""
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "PYTHONUNBUFFERED": "1"}
+        if token:
+            environment["ROS2_TRACKER_OPERATOR_TOKEN"] = token
+        given = {"port": 0, **parameters}
+        words = [word for name, value in given.items() for word in ("-p", f"{name}:={value}")]
+        self._log = log
+        with log.open("w") as output:
+            self.process = processes.start(
+                "ros2_tracker.ros.operator_bridge", ["--ros-args", *words], environment, output
+            )
+        self.port = self._wait_port()
+
+    @property
+    def output(self) -> str:
+        """What it printed so far."""
+        return self._log.read_text(errors="replace")
+
+    @property
+    def address(self) -> str:
+        """Of the page."""
+        return f"http://127.0.0.1:{self.port}/"
+
+    def stop(self) -> int:
+        """End it; its exit status."""
+        return processes.stop(self.process, WAIT_S)
+
+    def _wait_port(self) -> int:
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if found := re.search(r"serving http://\S+:(\d+)/", self.output):
+                return int(found[1])
+            time.sleep(0.05)
+        self.stop()
+        raise AssertionError(f"the operator does not serve; it printed:\n{self.output}")
+
+
+class Page:
+    """One browser window on the page."""
+
+    def __init__(self, driver: Chrome) -> None:
+        """Of a browser that is there."""
+        self.driver = driver
+
+    def wait(self, what: str, fulfilled: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
+        """Wait until `fulfilled` returns something true, and return it."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            try:
+                if result := fulfilled():
+                    return result
+            except StaleElementReferenceException:
+                pass  # the page has just replaced it
+            time.sleep(0.05)
+        text = self.driver.execute_script("return document.body.innerText")
+        raise AssertionError(f"waited {timeout_s:g} s in vain for {what}; the page says:\n{text}\n{self.complaints}")
+
+    def one(self, selector: str) -> WebElement:
+        """The element."""
+        return self.driver.find_element("css selector", selector)
+
+    def all(self, selector: str) -> Sequence[WebElement]:
+        """The elements."""
+        return self.driver.find_elements("css selector", selector)
+
+    def text(self, selector: str) -> str:
+        """What the element says."""
+        return self.one(selector).text
+
+    def stamp(self) -> int:
+        """Stamp of the image on the screen, ns; 0 as long as there is none."""
+        return int(self.one("#picture").get_attribute("data-stamp") or 0)
+
+    def screen(self, x: float, y: float, width: int, height: int) -> tuple[int, int]:
+        """Where a point of a camera image of this size is in the window, px."""
+        area = self.driver.execute_script(
+            "const r = document.getElementById('picture').getBoundingClientRect();"
+            "return [r.left, r.top, r.width, r.height]"
+        )
+        return round(area[0] + x / width * area[2]), round(area[1] + y / height * area[3])
+
+    def pointer(self, kind: str) -> ActionChains:
+        """Actions of a mouse or a finger ("touch")."""
+        actions = ActionChains(self.driver, duration=_MOVE_MS)
+        actions.w3c_actions.pointer_action._duration = _MOVE_MS
+        device = PointerInput(kind, f"the {kind}")
+        actions.w3c_actions.devices = [device, actions.w3c_actions.key_action.source]
+        actions.w3c_actions._pointer_action.source = device
+        return actions
+
+    def tap(self, at: tuple[int, int], kind: str = "mouse") -> None:
+        """Press and let go."""
+        device = self.pointer(kind)
+        device.w3c_actions.pointer_action.move_to_location(*at).pointer_down().pointer_up()
+        device.perform()
+
+    def drag(
+        self,
+        start: tuple[int, int],
+        end: tuple[int, int],
+        kind: str = "mouse",
+        before_release: Callable[[], None] | None = None,
+    ) -> None:
+        """Press, move, let go; the mouse may pause before that."""
+        device = self.pointer(kind)
+        middle = ((start[0] + end[0]) // 2, (start[1] + end[1]) // 2)
+        pointer = device.w3c_actions.pointer_action
+        pointer.move_to_location(*start).pointer_down().move_to_location(*middle).move_to_location(*end)
+        if before_release is not None:
+            device.perform()
+            before_release()
+            device = self.pointer(kind)
+        device.w3c_actions.pointer_action.pointer_up()
+        device.perform()
+
+    @property
+    def complaints(self) -> list[str]:
+        """Errors and breaches of policy on the browser's console since the last look."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+@contextmanager
+def open_browser(profile: Path, *, phone: bool = False) -> Iterator[Page]:
+    """A headless Chromium with a new profile; the test is skipped where there is none."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no browser: apt install chromium chromium-driver")
+    options = ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*_FLAGS, f"--user-data-dir={profile}", "--window-size=1280,800"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    if phone:
+        metrics = {"width": 390, "height": 844, "pixelRatio": 2.0, "touch": True}
+        options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
+    browser = Chrome(options, Service(driver, log_output=subprocess.DEVNULL))
+    try:
+        yield Page(browser)
+    finally:
+        browser.quit()
