@@ -34,7 +34,7 @@ from ros2_tracker.models.variant import Variant, load_variant
 from ros2_tracker.tracking.crop import Region
 from ros2_tracker.tracking.frame import frame_from_array
 from ros2_tracker.tracking.geometry import Box
-from ros2_tracker.tracking.ibfp import first_views
+from ros2_tracker.tracking.ibfp_crop import first_views
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.training.config import load_config
 

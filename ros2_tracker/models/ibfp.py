@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ros2_tracker.models.ibfp_backbone import ResNet18
+from ros2_tracker.models.layers import keep_statistics
 from ros2_tracker.models.ostrack import CenterMaps
 from ros2_tracker.models.variant import Variant
 
@@ -120,9 +121,7 @@ class Ibfp(nn.Module):
         """As of every module, but see `IbfpSettings.frozen_norms`."""
         super().train(mode)
         if self.settings.frozen_norms:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            keep_statistics(self)
         return self
 
     def template(self, image: Tensor) -> TemplateFeatures:

@@ -48,6 +48,8 @@ class InMoSettings:
     """Blocks of the backbone's stages; those of its name where none are given."""
     width: int = 0
     """Of the backbone's first stage; 0: that of its name."""
+    neck_width: int = 256
+    """Of what follows the backbone."""
     search_size: int = 256
     """Side of the search region, px."""
     interactions: Interactions = field(default_factory=Interactions)
@@ -62,8 +64,11 @@ class InMoSettings:
             raise ValueError(f"layers is {self.layers}, must be at least 1")
         if len(self.depths) not in (0, 4) or min(self.depths, default=1) < 1:
             raise ValueError(f"depths is {self.depths}, must be of four stages")
-        if self.width < 0 or self.width % 12:
-            raise ValueError(f"width is {self.width}, must be a multiple of 12")
+        parts = 12 if self.backbone == "swin-t" else 4
+        if self.width < 0 or self.width % parts:
+            raise ValueError(f"width is {self.width}, must be a multiple of {parts}")
+        if self.neck_width < 32 or self.neck_width % 32:
+            raise ValueError(f"neck_width is {self.neck_width}, must be a multiple of 32")
 
     @property
     def cells(self) -> int:
@@ -78,7 +83,7 @@ def from_variant(variant: Variant) -> TransInMo | CnnInMo:
     """Network of a variant; its `network` holds fields of `InMoSettings` and of `Interactions`."""
     inner = {item.name for item in fields(Interactions)}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in variant.network.items() if name not in inner}
-    strange = given.keys() - {"backbone", "neck", "layers", "depths", "width"}
+    strange = given.keys() - {"backbone", "neck", "layers", "depths", "width", "neck_width"}
     if strange:
         raise ValueError(f"unknown setting {', '.join(sorted(strange))}")
     interactions = Interactions(**{name: value for name, value in variant.network.items() if name in inner})
@@ -98,23 +103,21 @@ class Template(NamedTuple):
 class TransInMo(nn.Module):
     """TransInMo* and TransInMo."""
 
-    width = 256
-    hidden = 1024
-
     def __init__(self, settings: InMoSettings | None = None) -> None:
         super().__init__()
         settings = settings or InMoSettings()
         self.settings = settings
         # Two levels, for the official names: backbone.0.body.
         depths, width = settings.depths or inmo_swin.DEPTHS, settings.width or inmo_swin.WIDTH
-        body = SwinInMo(settings.interactions, self.width, depths, width)
+        neck_width = settings.neck_width
+        body = SwinInMo(settings.interactions, neck_width, depths, width)
         self.backbone = nn.Sequential(nn.Sequential(OrderedDict(body=body)))
         self.neck: EncoderNeck | CorrelationNeck
         if settings.neck == "encoder":
-            self.neck = EncoderNeck(self.width, self.hidden, settings.layers)
+            self.neck = EncoderNeck(neck_width, 4 * neck_width, settings.layers)
         else:
-            self.neck = CorrelationNeck(self.width)
-        self.head = TokenHead(self.width)
+            self.neck = CorrelationNeck(neck_width)
+        self.head = TokenHead(neck_width)
         self.apply(_initialise)
 
     def template(self, image: Tensor) -> Template:
@@ -131,8 +134,6 @@ class TransInMo(nn.Module):
 class CnnInMo(nn.Module):
     """CNNInMo. Images are BGR in 0..255."""
 
-    width = 256
-
     def __init__(self, settings: InMoSettings | None = None) -> None:
         super().__init__()
         settings = settings or InMoSettings("resnet50", search_size=255)
@@ -140,8 +141,8 @@ class CnnInMo(nn.Module):
         depths, width = settings.depths or inmo_resnet.DEPTHS, settings.width or inmo_resnet.WIDTH
         self.backbone = ResNetInMo(settings.interactions, depths, width)
         levels = self.backbone.widths[1:]
-        self.neck = AdjustNeck(levels, self.width)
-        self.head = CellHead(self.width, len(levels))
+        self.neck = AdjustNeck(levels, settings.neck_width)
+        self.head = CellHead(settings.neck_width, len(levels))
 
     def template(self, image: Tensor) -> Template:
         """(B, 3, T, T) -> what is kept."""

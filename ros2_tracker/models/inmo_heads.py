@@ -167,7 +167,11 @@ class TokenHead(nn.Module):
 
 
 class CorrelationNeck(nn.Module):
-    """Depth-wise correlation in place of the encoder; the paper says no more of it, the rest is ours (SPEC 3.10)."""
+    """Depth-wise correlation in place of the encoder; the paper says no more of it, the rest is ours (SPEC 3.10).
+
+    The head says where in the search region a box is, and a correlation does not know where it is: the encoder's
+    positions are added to its tokens.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -185,7 +189,8 @@ class CorrelationNeck(nn.Module):
         x = F.pad(self.input_proj(search), _NEIGHBOURS)
         # A mean, so that the response is of the features' size however many cells the template has.
         response = correlate(x, to_map(template)) / template.shape[1]
-        return self.norm(to_tokens(self.mix(response)))
+        tokens = self.norm(to_tokens(self.mix(response)))
+        return tokens + _position(tokens)
 
 
 # --- CNNInMo ------------------------------------------------------------------------------------------------------

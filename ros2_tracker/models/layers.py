@@ -53,6 +53,13 @@ class FrozenBatchNorm2d(nn.Module):
         return x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
 
 
+def keep_statistics(network: nn.Module) -> None:
+    """Put its batch normalisations into evaluation, also where the rest is in training."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
 class Mlp(nn.Module):
     """Linear layers `layers.0`, `layers.1`, ... with ReLU between them: the widths are those of all their ends."""
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ros2_tracker.models.layers import to_map
+from ros2_tracker.models.layers import keep_statistics, to_map
 from ros2_tracker.models.local_stages import PATCH, ConvStages, LocalFeatures, MlpStages, light_tower
 from ros2_tracker.models.ostrack import Attention, CenterHead, CenterMaps
 from ros2_tracker.models.variant import Variant
@@ -120,9 +120,7 @@ class MultiStage(nn.Module):
         """As of every module, but see `MultiStageSettings.frozen_norms`."""
         super().train(mode)
         if self.settings.frozen_norms:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            keep_statistics(self)
         return self
 
     def template(self, image: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,13 +21,13 @@ from ros2_tracker.models.variant import Variant
 from ros2_tracker.tracking.crop import Region
 from ros2_tracker.tracking.decode import decode_ltrb
 from ros2_tracker.tracking.family import Appearance, Look, Proposal, require_finite
-from ros2_tracker.tracking.frame import Frame, to_rgb
+from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box
+from ros2_tracker.tracking.ibfp_crop import View, first_views, replicated_crop, replicated_patch
 from ros2_tracker.tracking.sample_target import clipped
 
 FEATURES = {"deep": "template_deep", "middle": "template_middle"}
 """Output of the template graph -> input of the search graph."""
-_APRON_PX = 2  # bilinear sampling reads one pixel beyond the region
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +83,24 @@ class Ibfp:
     outputs = frozenset({"linear_map", "ltrb", "features"})
 
     def __init__(
-        self, variant: Variant, template_engine: Engine, settings: OnlineSettings, branch: OnlineBranch | None
+        self,
+        variant: Variant,
+        template_engine: Engine,
+        settings: OnlineSettings,
+        branch: OnlineBranch | None,
+        lazy: bool = False,
     ) -> None:
-        """`template_engine` runs the template graph; `branch` is None where nothing is to be learnt online."""
+        """Prepare.
+
+        Args:
+            variant: of this family.
+            template_engine: runs the template graph.
+            settings: of the branch.
+            branch: None where nothing is to be learnt online.
+            lazy: search crops are left to the engine; see `engines.patch`.
+
+        """
+        self._cut = replicated_patch if lazy else replicated_crop
         self._variant = variant
         self.template_engine = template_engine
         self.settings = settings
@@ -111,7 +125,7 @@ class Ibfp:
         """The search crop beside the template's maps."""
         search = self._variant.search
         region = Region.around(last, zoom * search.factor)
-        inputs = {**appearance.inputs, "search": replicated_crop(frame, region, search.size)}
+        inputs = {**appearance.inputs, "search": self._cut(frame, region, search.size)}
         online = appearance.online if isinstance(appearance, IbfpAppearance) else None
         return IbfpLook(inputs, region, last, frame.width, frame.height, online, zoom)
 
@@ -195,73 +209,3 @@ def find_peak(score_map: NDArray[np.floating], size: tuple[float, float], settin
 def _best(score_map: NDArray[np.floating]) -> tuple[int, int]:
     row, column = divmod(int(score_map.argmax()), score_map.shape[1])
     return row, column
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """How the first frame is shown once: moved, turned, mirrored or blurred."""
-
-    move: tuple[float, float] = (0.0, 0.0)
-    """Of the region, in target sizes."""
-    turn: float = 0.0
-    """Degrees, around the region's middle."""
-    mirror: bool = False
-    blur: tuple[float, float] = (0.0, 0.0)
-    """Sigma in x and y, px of the crop."""
-
-    def region(self, region: Region, size: float) -> Region:
-        """Where it looks; `size` of the target, px."""
-        return Region(region.x + self.move[0] * size, region.y + self.move[1] * size, region.side)
-
-    def target(self, factor: float) -> tuple[float, float]:
-        """Centre of the target in it, in sides; `factor`: side of the region over the target's."""
-        return (0.5 - self.move[0] / factor, 0.5 - self.move[1] / factor)
-
-
-def first_views() -> list[View]:
-    """The first frame as it is, and as ATOM augments it: moved, turned, mirrored, blurred. The amounts are ours."""
-    moves = [(r * math.cos(a), r * math.sin(a)) for i in range(8) for r, a in (((0.6, 1.2)[i % 2], i * math.pi / 4),)]
-    return [
-        View(),
-        View(mirror=True),
-        *(View(move=move) for move in moves),
-        *(View(turn=sign * turn) for turn in (5.0, 15.0, 30.0) for sign in (-1, 1)),
-        *(View(blur=blur) for blur in ((2.0, 0.2), (0.2, 2.0), (3.0, 3.0))),
-    ]
-
-
-def replicated_crop(frame: Frame, region: Region, size: int, view: View | None = None) -> NDArray[np.uint8]:
-    """The region resampled bilinearly to (size, size, 3) uint8 RGB, outside the image its nearest pixels (SPEC 4.3)."""
-    view = view or View()
-    angle = math.radians(view.turn)
-    cos, sin = math.cos(angle), math.sin(angle)
-    # What a turned region reaches.
-    half = 0.5 * region.side * (abs(cos) + abs(sin)) + _APRON_PX
-    cx, cy = region.x + 0.5 * region.side, region.y + 0.5 * region.side
-    x0, x1 = _span(cx - half, cx + half, frame.width)
-    y0, y1 = _span(cy - half, cy + half, frame.height)
-    pixels, order = frame.region(x0, y0, x1, y1)
-    step = region.side / size
-    across = -step if view.mirror else step
-    rotation = np.array([[cos * across, -sin * step], [sin * across, cos * step]])
-    # Pixel centres lie at +0.5 in our coordinates and at whole numbers in OpenCV's.
-    start = np.array([cx - x0 - 0.5, cy - y0 - 0.5]) - rotation @ np.full(2, 0.5 * size - 0.5)
-    crop = to_rgb(
-        cv2.warpAffine(
-            pixels,
-            np.column_stack([rotation, start]),
-            (size, size),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        ),
-        order,
-    )
-    if any(view.blur):
-        crop = cv2.GaussianBlur(crop, (0, 0), sigmaX=view.blur[0], sigmaY=view.blur[1])
-    return crop
-
-
-def _span(low: float, high: float, limit: int) -> tuple[int, int]:
-    """Pixels from low to high that the image has; one at its border at least."""
-    first = min(max(math.floor(low), 0), limit - 1)
-    return first, max(min(math.ceil(high), limit), first + 1)

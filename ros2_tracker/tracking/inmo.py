@@ -17,10 +17,10 @@ from ros2_tracker.engines.base import Engine, NamedArrays
 from ros2_tracker.models.variant import Variant
 from ros2_tracker.tracking.crop import mean_rgb
 from ros2_tracker.tracking.family import Appearance, Look, Proposal, blended, require_finite
-from ros2_tracker.tracking.frame import Frame, to_rgb
+from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box, BoxError
+from ros2_tracker.tracking.inmo_crop import context_side, sub_window, window_crop, window_patch
 from ros2_tracker.tracking.inmo_settings import CNNINMO, TRANSINMO, LoopSettings, loop_settings
-from ros2_tracker.tracking.sample_target import SampleRegion
 
 _MIN_SIDE_PX = 10.0
 _FINE = 193
@@ -48,9 +48,15 @@ class InMoLook(Look):
 class _InMo:
     """What both loops share; see `tracking.family.Family`."""
 
-    def __init__(self, variant: Variant, template_engine: Engine, published: Mapping[str, LoopSettings]) -> None:
-        """`template_engine` runs the template graph: its features are computed once and kept."""
+    def __init__(
+        self, variant: Variant, template_engine: Engine, published: Mapping[str, LoopSettings], lazy: bool
+    ) -> None:
+        """`template_engine` runs the template graph: its features are computed once and kept.
+
+        `lazy`: search crops are left to the engine; see `engines.patch`.
+        """
         self._variant = variant
+        self._cut = window_patch if lazy else window_crop
         self.template_engine = template_engine
         self.loop = loop_settings(published, variant.loop)
         self.inputs = frozenset({"search", *(f"template_{name}" for name in template_engine.outputs)})
@@ -65,7 +71,7 @@ class _InMo:
     def look(self, appearance: Appearance, frame: Frame, last: Box, zoom: float = 1.0) -> InMoLook:
         """The search crop beside the features."""
         region = sub_window(last, self._search_side(last, zoom), self._variant.search.size)
-        inputs = {**appearance.inputs, "search": window_crop(frame, region, appearance.fill)}
+        inputs = {**appearance.inputs, "search": self._cut(frame, region, appearance.fill)}
         assert isinstance(appearance, InMoAppearance)  # of this family
         return InMoLook(inputs, region, last, frame.width, frame.height, appearance.template_side)
 
@@ -103,8 +109,8 @@ class TransInMo(_InMo):
 
     outputs = frozenset({"score_map", "box_map"})
 
-    def __init__(self, variant: Variant, template_engine: Engine) -> None:
-        super().__init__(variant, template_engine, TRANSINMO)
+    def __init__(self, variant: Variant, template_engine: Engine, lazy: bool = False) -> None:
+        super().__init__(variant, template_engine, TRANSINMO, lazy)
 
     def proposal(self, look: Look, outputs: NamedArrays, cell: tuple[int, int] | None = None) -> Proposal:
         """The cell of the best score, penalised and with the window; its box, smoothed and kept in the image."""
@@ -142,8 +148,8 @@ class CnnInMo(_InMo):
 
     outputs = frozenset({"score_map", "center_map", "ltrb"})
 
-    def __init__(self, variant: Variant, template_engine: Engine) -> None:
-        super().__init__(variant, template_engine, CNNINMO)
+    def __init__(self, variant: Variant, template_engine: Engine, lazy: bool = False) -> None:
+        super().__init__(variant, template_engine, CNNINMO, lazy)
 
     def proposal(self, look: Look, outputs: NamedArrays, cell: tuple[int, int] | None = None) -> Proposal:
         """The best pixel near the best one with the window; its size, smoothed; kept in the image."""
@@ -207,31 +213,6 @@ class CnnInMo(_InMo):
     def _search_side(self, last: Box, zoom: float) -> int:
         # Halves away from zero, as Python 2 had it.
         return max(math.floor(self._exact_side(last) * zoom + 0.5), 1)
-
-
-def context_side(box: Box, factor: float) -> float:
-    """Side of the region around a box, px: `factor` times that of a square target, more for a long one."""
-    context = (factor - 1.0) / 2.0 * (box.w + box.h)
-    return math.sqrt((box.w + context) * (box.h + context))
-
-
-def sub_window(box: Box, side: int, size: int) -> SampleRegion:
-    """Region of whole source pixels at the box's centre."""
-    x, y = (math.floor(center - (side + 1) / 2 + 0.5) for center in (box.cx, box.cy))
-    return SampleRegion(x, y, side, size)
-
-
-def window_crop(frame: Frame, region: SampleRegion, fill: tuple[float, float, float]) -> NDArray[np.uint8]:
-    """The region as (size, size, 3) uint8 RGB, with a colour outside the image."""
-    x0, x1 = (min(max(x, 0), frame.width) for x in (region.x, region.x + region.side))
-    y0, y1 = (min(max(y, 0), frame.height) for y in (region.y, region.y + region.side))
-    if x1 <= x0 or y1 <= y0:
-        return np.full((region.size, region.size, 3), fill, np.uint8)
-    pixels, order = frame.region(x0, y0, x1, y1)
-    around = (y0 - region.y, region.y + region.side - y1, x0 - region.x, region.x + region.side - x1)
-    if any(around):
-        pixels = cv2.copyMakeBorder(pixels, *around, cv2.BORDER_CONSTANT, value=order.fill_value(fill))
-    return to_rgb(cv2.resize(pixels, (region.size, region.size)), order)
 
 
 def shape_penalty(

@@ -96,9 +96,9 @@ def _family(variant: Variant, template_engine: Engine | None, lazy: bool) -> Fam
         return OSTrack(variant, lazy)
     if variant.family == "ibfp" and template_engine is not None:
         settings = online_settings(variant)
-        return Ibfp(variant, template_engine, settings, load_online_branch(variant, settings))
+        return Ibfp(variant, template_engine, settings, load_online_branch(variant, settings), lazy)
     if variant.family == "inmo" and template_engine is not None:
-        return (CnnInMo if variant.network["backbone"] == "resnet50" else TransInMo)(variant, template_engine)
+        return (CnnInMo if variant.network["backbone"] == "resnet50" else TransInMo)(variant, template_engine, lazy)
     if variant.family == "multistage" and template_engine is not None:
         return MultiStage(variant, template_engine, lazy)
     if variant.family == "stark" and template_engine is not None:

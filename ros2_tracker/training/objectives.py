@@ -70,10 +70,9 @@ class Objective(Protocol):
         ...
 
 
-class CenterObjective:
-    """Centre maps (OSTrack, Multi-Stage): focal loss of the score, GIoU and L1 of the box in the truth's cell."""
+class _WholeNetwork:
+    """What is common to objectives that train all of a network with one template."""
 
-    losses = ("score", "giou", "l1")
     needs_recent = False
 
     def __init__(self, settings: LossSettings) -> None:
@@ -86,6 +85,12 @@ class CenterObjective:
     def learns(self, name: str) -> bool:
         """All of it."""
         return True
+
+
+class CenterObjective(_WholeNetwork):
+    """Centre maps (OSTrack, Multi-Stage): focal loss of the score, GIoU and L1 of the box in the truth's cell."""
+
+    losses = ("score", "giou", "l1")
 
     def loss(self, network: nn.Module, views: Views) -> dict[str, Tensor]:
         """Weighted losses."""
@@ -106,22 +111,10 @@ class CenterObjective:
         return decode_centers(CenterMaps(*(part.float() for part in maps)))[0]
 
 
-class IbfpObjective:
+class IbfpObjective(_WholeNetwork):
     """IBFP: focal hinge loss of a linear score, L1 of the distances to the sides at the points around the centre."""
 
     losses = ("score", "l1")
-    needs_recent = False
-
-    def __init__(self, settings: LossSettings) -> None:
-        self._settings = settings
-
-    def set_training(self, network: nn.Module) -> None:
-        """All of it learns."""
-        network.train()
-
-    def learns(self, name: str) -> bool:
-        """All of it."""
-        return True
 
     def loss(self, network: nn.Module, views: Views) -> dict[str, Tensor]:
         """Weighted losses."""
@@ -135,7 +128,9 @@ class IbfpObjective:
 
     def boxes(self, network: nn.Module, views: Views) -> Tensor:
         """At the highest score."""
-        return decode_centers(as_centers(network.find(network.template(views.template), views.search)))[0]
+        maps = network.find(network.template(views.template), views.search)
+        # The highest of all scores, also where none is above 0.
+        return decode_centers(as_centers(maps)._replace(score=maps.score))[0]
 
 
 def sides_loss(sides: Tensor, box: Tensor, used: Tensor, reach: float = 0.25) -> Tensor:

@@ -86,6 +86,7 @@ def prepare(config: TrainingConfig, processes: Processes, say: Callable[[str], N
         positive = replace(config.sampling, negatives=0.0)
         pairs = Sampler(library, validation_tracks, positive, 0, stream=Stream.VALIDATION)
         validation = Validation(variant, config.augment, store, pairs, config.validation.pairs, objective.needs_recent)
+        say(f"held-out mean IoU of a box in the middle, without looking: {validation.blind_iou():.3f}")
     count = sum(parameter.numel() for parameter in learning.values())
     say(
         f"{variant.name}: {count / 1e6:.2f} M parameters learn from {int(np.isin(library.track, held).sum())} crops of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -37,6 +38,18 @@ class Validation:
         """
         self._viewer = Viewer(variant, augment.without_changes(), sampler.library, _SEED, Stream.VALIDATION)
         self._store, self._sampler, self._pairs, self._recent = store, sampler, pairs, recent
+
+    def blind_iou(self) -> float:
+        """Of one box for all of them, in the middle of the search region and as large as they are in the mean.
+
+        What can be answered without looking: a network that has learnt to find something is above it.
+        """
+        batch = min(self._pairs, _BATCH)
+        samples = np.arange(-(-self._pairs // batch) * batch)
+        plan = self._viewer.plan(samples, self._sampler.pick(samples))
+        boxes = torch.from_numpy(plan.box[plan.used])
+        blind = torch.cat([torch.full((2,), 0.5, dtype=boxes.dtype), boxes[:, 2:].log().mean(0).exp()])
+        return float(iou_giou(blind.expand_as(boxes), boxes)[0].mean())
 
     @torch.no_grad()
     def mean_iou(self, trainee: Trainee, network: nn.Module, device: torch.device) -> float:

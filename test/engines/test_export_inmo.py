@@ -32,7 +32,7 @@ from ros2_tracker.models.variant import load_variant, template_graph  # noqa: E4
 
 pytestmark = pytest.mark.timeout(600)  # the first test of a kind waits for its export
 
-NARROW = {"depths": [1, 1, 1, 1], "width": 12}
+NARROW = {"depths": [1, 1, 1, 1], "width": 12, "neck_width": 64}
 KINDS = {
     # name: variant, settings beside the narrow ones
     "star": ("transinmo-star", {"layers": 1, "depths": [1, 2, 1, 1]}),

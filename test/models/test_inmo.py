@@ -313,7 +313,11 @@ def test_correlation_slides_the_middle_of_the_template():
     neck = CorrelationNeck(8).eval()
     tokens = neck.template(torch.zeros(1, 8, 16, 16))
     assert tokens.shape == (1, 64, 8)
-    assert neck(tokens, torch.zeros(1, 8, 32, 32)).shape == (1, 1024, 8)
+    found = neck(tokens, torch.zeros(1, 8, 32, 32))
+    assert found.shape == (1, 1024, 8)
+    # Where everything looks the same, tokens still say where they are, as the head has to.
+    apart = torch.cdist(found[0], found[0]) + 9.0 * torch.eye(1024)
+    assert apart.min() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["transinmo", "transinmo-star", "cnninmo"])
@@ -344,6 +348,9 @@ def test_entries_are_the_official_ones(keys):
         ({"window_process": False}, "needs attention: paper"),
         ({"windows": 7}, "unknown setting windows"),
         ({"depths": [2, 2]}, r"depths is \(2, 2\)"),
+        ({"width": 8}, "width is 8, must be a multiple of 12"),
+        ({"width": 6, "backbone": "resnet50"}, "width is 6, must be a multiple of 4"),
+        ({"neck_width": 48}, "neck_width is 48"),
     ],
 )
 def test_wrong_settings_are_named(network, text):

@@ -15,7 +15,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from scene import box_at, render
 
-from ros2_tracker.models.variant import user_weights_dir
+from ros2_tracker.models.variant import load_variant, user_weights_dir
 
 AT = (100, 90)
 
@@ -52,3 +52,22 @@ def test_model_by_name_once_its_weights_are_there(start_node, folder: Path):
         status = node.follow(render(AT), "car")
         assert 0.0 <= status.reliability <= 1.0
         assert 0.0 < status.score <= 1.0
+
+
+@pytest.mark.parametrize("name", ["transinmo", "ibfp-r18"])
+def test_models_with_a_template_graph(start_node, folder: Path, name: str):
+    """IBFP's first frame is twenty templates and a branch that is fitted to them: the node answers late, but does."""
+    torch = pytest.importorskip("torch", reason="the networks need torch")
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    from ros2_tracker.models.build import build_network
+
+    torch.manual_seed(1)
+    save_file(build_network(load_variant(name)).state_dict(), folder / f"{name}.safetensors")
+    node = start_node({"model": name})
+    engine = node.diagnosis("engine", lambda s: s.level == DiagnosticStatus.OK)
+    assert next(v.value for v in engine.values if v.key == "model") == name
+    node.start(render(AT), box_at(*AT), "car")
+    for _ in range(2):
+        status = node.follow(render(AT), "car")
+        assert 0.0 <= status.reliability <= 1.0
+        assert 0.0 <= status.score <= 1.0

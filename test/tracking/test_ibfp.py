@@ -18,7 +18,8 @@ from ros2_tracker.models.variant import load_variant
 from ros2_tracker.tracking.crop import Region
 from ros2_tracker.tracking.frame import ArrayFrame, frame_from_array
 from ros2_tracker.tracking.geometry import Box
-from ros2_tracker.tracking.ibfp import Ibfp, Peak, View, find_peak, first_views, replicated_crop
+from ros2_tracker.tracking.ibfp import Ibfp, Peak, find_peak
+from ros2_tracker.tracking.ibfp_crop import View, first_views, replicated_crop
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.settings import PUBLISHED_LOOP
 from ros2_tracker.tracking.tracker import Tracker

@@ -10,7 +10,8 @@ from ros2_tracker.engines.base import EngineError, Engines
 from ros2_tracker.models.variant import load_variant
 from ros2_tracker.tracking.frame import ArrayFrame, ColorOrder
 from ros2_tracker.tracking.geometry import Box
-from ros2_tracker.tracking.inmo import CnnInMo, TransInMo, context_side, shape_penalty, sub_window, window_crop
+from ros2_tracker.tracking.inmo import CnnInMo, TransInMo, shape_penalty
+from ros2_tracker.tracking.inmo_crop import context_side, sub_window, window_crop
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.settings import TargetSettings
 from ros2_tracker.tracking.target import Target

@@ -131,6 +131,18 @@ def test_painted_targets_of_a_batch_are_found_after_some_steps():
     assert (found - box).abs().max() < 0.1
 
 
+def test_the_highest_score_is_found_also_below_0():
+    net, inputs = network().eval(), views()
+    where = torch.zeros(4, 1, 12, 12)
+    where[:, :, 7, 4] = 1.0
+    found = net.find(net.template(inputs.template), inputs.search)
+    net.find = lambda template, search: found._replace(score=where - 2.0)
+    boxes = make_objective("ibfp", LossSettings(), net, 1).boxes(net, inputs)
+    left, top, right, bottom = found.sides[:, :, 7, 4].T
+    torch.testing.assert_close(boxes[:, 0], 4.5 / 12 + (right - left) / 2)
+    torch.testing.assert_close(boxes[:, 3], top + bottom)
+
+
 def test_objectives_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="center does not fit a Ibfp"):
         make_objective("center", LossSettings(), network(), 1)

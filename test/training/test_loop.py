@@ -81,6 +81,7 @@ def test_a_run_writes_curves_weights_and_its_config(settings):
     assert not network.training
     assert (Path(settings["output"]) / "config.yaml").read_text().startswith("model: narrow")
     assert "parameters learn from" in said[-1]
+    assert "without looking: 0." in said[-2]
 
 
 def test_it_learns(settings):
