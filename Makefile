@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo demo-follow test lint clean
 
 PYTHON ?= python3
 # For the tests of the networks and their export; empty: those tests skip. Where a plain torch brings gigabytes of CUDA
@@ -13,6 +13,7 @@ TENSORRT ?= $(if $(filter x86_64,$(shell uname -m)),tensorrt-rtx cuda-bindings)
 SEQUENCE ?=
 VIDEO ?=
 INIT ?=
+SEED ?= 0
 
 PY := .venv/bin/python
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
@@ -34,6 +35,7 @@ SETUP_INPUTS := setup.py pyproject.toml package.xml CMakeLists.txt $(wildcard ms
 help:
 	@echo "make demo    track a rendered clip with the real node and write demo_output/"
 	@echo "             SEQUENCE=<folder in OTB layout>, or VIDEO=<file> INIT=x,y,w,h, for real footage"
+	@echo "make demo-follow    a simulated camera follows a simulated person: real tracker, real follow-me node; SEED=<n>"
 	@echo "make test    lint, then the whole test suite"
 	@echo "make setup   only make .venv        make lint    only ruff"
 	@echo "make clean   remove all that make made"
@@ -45,6 +47,9 @@ demo: .venv/.ready
 	$(if $(and $(VIDEO),$(if $(INIT),,x)),$(error VIDEO needs INIT=x,y,w,h, the box of the target in its first frame))
 	@$(RUN) -m ros2_tracker.ros.demo --output demo_output \
 	  $(if $(SEQUENCE),--sequence '$(SEQUENCE)') $(if $(VIDEO),--video '$(VIDEO)' --init '$(INIT)')
+
+demo-follow: .venv/.ready
+	@$(RUN) -m examples.follow_me.simulation --output demo_output --seed $(SEED)
 
 test: lint .venv/.networks
 	@$(RUN) -m pytest
