@@ -643,6 +643,9 @@ def _add_calibrate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
     fit.add_argument("--sequences", type=_names, metavar="NAME[,NAME...]", help="only these")
     fit.add_argument("--folds", type=_count, default=5, metavar="K", help="of the cross-validation (default: 5)")
     fit.add_argument(
+        "--signals", type=_names, default=(), metavar="NAME[,NAME...]", help="these, instead of the ones that help most"
+    )
+    fit.add_argument(
         "--disappearances",
         type=_none_or_more,
         default=2,

@@ -298,13 +298,22 @@ class Calibrated:
     """The signals of each fold's model."""
 
 
-def calibrate(samples: Samples, folds: int) -> Calibrated:
+def calibrate(samples: Samples, folds: int, signals: Sequence[str] = ()) -> Calibrated:
     """Choose signals and fit; in each fold both without the clips that are left out.
 
+    Args:
+        samples: frames of at least three clips.
+        folds: of the cross-validation.
+        signals: these, instead of choosing.
+
     Raises:
-        CalibrationError: there are fewer clips than folds or than three, or one fold has all good frames, or all bad.
+        CalibrationError: there are fewer clips than folds or than three, one fold has all good frames, or all bad, or
+            there is no signal of a name.
 
     """
+    unknown = [name for name in signals if name not in DIRECTIONS]
+    if unknown:
+        raise CalibrationError(f"signals: {', '.join(unknown)} can't be used, there are {', '.join(DIRECTIONS)}")
     if not 3 <= folds <= len(samples.clips):  # with one left out, the signals are chosen by leaving out another one
         raise CalibrationError(f"{folds} folds of {len(samples.clips)} clips: 3 at least, with a clip in each")
     fold = fold_of_clips(len(samples.clips), folds)[samples.clip]
@@ -314,8 +323,8 @@ def calibrate(samples: Samples, folds: int) -> Calibrated:
         rest, left_out = part(samples, ~out), part(samples, out)
         if not 0.0 < rest.good.sum() < len(rest):
             raise CalibrationError("without one of the folds all frames are good, or all bad: take fewer folds")
-        names = selected(rest, fold[~out])
+        names = list(signals) or selected(rest, fold[~out])
         chosen.append(tuple(names))
         probability[out] = probabilities(fitted(rest, names), left_out)
         alone[out] = probabilities(fitted(rest, ["peak"]), left_out)
-    return Calibrated(fitted(samples, selected(samples, fold)), probability, alone, tuple(chosen))
+    return Calibrated(fitted(samples, list(signals) or selected(samples, fold)), probability, alone, tuple(chosen))

@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace, settings: EngineSettings) -> int:
     for name, reason in [*dataset.left_out, *outcome.not_made, *((f.sequence, f.reason) for f in outcome.failures)]:
         print(f"ros2-tracker calibrate: {name} is left out: {reason}", file=sys.stderr)
     samples = samples_of(outcome.runs, default_settings(variant).reliability.frozen_after)
-    calibrated = calibrate(samples, arguments.folds)
+    calibrated = calibrate(samples, arguments.folds, arguments.signals)
     table = _table(samples, calibrated)
     provenance = _provenance(arguments, dataset.name, spec, outcome.runs, samples, table)
     model = ReliabilityModel(calibrated.model.bias, calibrated.model.terms, calibrated=True, provenance=provenance)

@@ -28,6 +28,8 @@ _SIZES_PER_SIDE = 4.0
 _MOST_ALONG = 16
 # Places with the target's colours that are looked into, the best ones of each image.
 _PLACES = 8
+# Share of the time until a find is accepted that it takes where it could not be more alike.
+_SOONEST = 0.5
 # Of a new likeness in the smoothed one.
 _NEW_SHARE = 0.25
 
@@ -106,8 +108,12 @@ class Search:
         if self.candidate is None or self.likeness is None:
             # What a wide search finds is to be looked at first.
             return WayBack(settings.accept_above, math.inf)
-        convincing = self.likeness >= settings.accept_likeness
-        return WayBack(settings.accept_above, settings.accept_after if convincing else math.inf, settings.guess_after)
+        if self.likeness < settings.accept_likeness:
+            return WayBack(settings.accept_above, math.inf, settings.guess_after)
+        # The more alike, the sooner.
+        missing = (1.0 - self.likeness) / max(1.0 - settings.accept_likeness, 1e-6)
+        after = settings.accept_after * min(max(missing, _SOONEST), 1.0)
+        return WayBack(settings.accept_above, after, settings.guess_after)
 
     def after(
         self, found: Sequence[Proposal], doubtful: bool, likeness: float | None, settings: RecoverySettings

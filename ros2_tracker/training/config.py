@@ -17,7 +17,7 @@ import yaml
 
 from ros2_tracker.training.augment import AugmentSettings
 from ros2_tracker.training.limits import check_choice, check_range
-from ros2_tracker.training.objectives import LossSettings
+from ros2_tracker.training.objectives import OBJECTIVES, LossSettings
 from ros2_tracker.training.sampling import SamplingSettings
 
 # What may differ when a run goes on: it changes where and how fast, not what is learnt.
@@ -136,7 +136,8 @@ class TrainingConfig:
     network: dict[str, Any] = field(default_factory=dict)
     """Settings of the family's network that differ from the variant's, such as drop_path."""
     objective: str = "center"
-    """center (OSTrack, Multi-Stage), ibfp, inmo, stark-box, stark-score (STARK's second stage)."""
+    """center (OSTrack, Multi-Stage), ibfp, ibfp-start (before it, from random weights), inmo, stark-box, stark-score
+    (STARK's second stage)."""
     init_from: str | None = None
     """A safetensors file, relative to the config; entries that fit are taken over."""
     seed: int = 0
@@ -160,7 +161,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """ValueError naming a value out of range."""
-        check_choice("objective", self.objective, ("center", "ibfp", "inmo", "stark-box", "stark-score"))
+        check_choice("objective", self.objective, OBJECTIVES)
         check_choice("precision", self.precision, ("auto", "fp32", "bf16"))
         check_range("seed", self.seed, 0, 2**63 - 1)
         check_range("log_every", self.log_every, 1, 10**9)

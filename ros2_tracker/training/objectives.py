@@ -26,6 +26,10 @@ from ros2_tracker.training.losses import (
 )
 from ros2_tracker.training.render import Views
 
+OBJECTIVES = ("center", "ibfp", "ibfp-start", "inmo", "stark-box", "stark-score")
+# Scores of 1 and 0 are probabilities of 0.98 and 0.02.
+_ODDS_PER_SCORE = 8.0
+
 
 @dataclass(frozen=True, slots=True)
 class LossSettings:
@@ -133,6 +137,25 @@ class IbfpObjective(_WholeNetwork):
         return decode_centers(as_centers(maps)._replace(score=maps.score))[0]
 
 
+class IbfpStartObjective(IbfpObjective):
+    """IBFP from random weights: focal loss of the score, taken as log odds that are 0 half-way up to the label's peak.
+
+    Ours. The paper starts from ImageNet weights; features that cannot yet tell the target from the rest are best off,
+    by the paper's loss of absolute values, with a score of 0 everywhere, and stay there.
+    """
+
+    def loss(self, network: nn.Module, views: Views) -> dict[str, Tensor]:
+        """Weighted losses."""
+        maps = network.find(network.template(views.template), views.search)
+        side = maps.score.shape[-1]
+        label = gaussian_label(views.box, side, self._settings.sigma) * views.present[:, None, None]
+        odds = torch.sigmoid(_ODDS_PER_SCORE * (maps.score[:, 0].float() - 0.5))
+        return {
+            "score": self._settings.score * focal_loss(odds, label, views.used),
+            "l1": self._settings.l1 * sides_loss(maps.sides, views.box, views.used & views.present),
+        }
+
+
 def sides_loss(sides: Tensor, box: Tensor, used: Tensor, reach: float = 0.25) -> Tensor:
     """IBFP's L1 of the distances to a box's sides (SPEC 4.1), mean over the points near its centre.
 
@@ -221,16 +244,16 @@ def make_objective(name: str, settings: LossSettings, network: nn.Module, templa
     ibfp = isinstance(network, Ibfp)
     if name == "inmo" and isinstance(network, TransInMo | CnnInMo):
         return InMoObjective(settings, network)
-    if name == "ibfp" and ibfp:
-        return IbfpObjective(settings)
+    if name in ("ibfp", "ibfp-start") and ibfp:
+        return (IbfpObjective if name == "ibfp" else IbfpStartObjective)(settings)
     if name == "center" and not (stark or ibfp or isinstance(network, TransInMo | CnnInMo)) and templates == 1:
         return CenterObjective(settings)
     if name == "stark-box" and stark:
         return StarkBoxObjective(settings, templates)
     if name == "stark-score" and isinstance(network, Stark) and network.cls_head is not None:
         return StarkScoreObjective(settings, templates)
-    if name not in ("center", "ibfp", "inmo", "stark-box", "stark-score"):
-        raise ValueError(f"objective is {name!r}, must be one of center, ibfp, inmo, stark-box, stark-score")
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective is {name!r}, must be one of {', '.join(OBJECTIVES)}")
     raise ValueError(f"objective {name} does not fit a {type(network).__name__} of {templates} template(s)")
 
 

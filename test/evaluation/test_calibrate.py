@@ -96,6 +96,15 @@ def test_a_clip_left_out_does_not_touch_its_own_figures():
     assert np.allclose(honest.probability[fold == 0], fooled.probability[fold == 0])
 
 
+def test_signals_can_be_given_instead_of_chosen():
+    data = samples()
+    given = calibrate(data, 4, ["entropy", "peak"])
+    assert [term.signal for term in given.model.terms] == ["entropy", "peak"]
+    assert set(given.chosen) == {("entropy", "peak")}
+    with pytest.raises(CalibrationError, match="signals: hue can't be used, there are peak"):
+        calibrate(data, 4, ["entropy", "hue"])
+
+
 def test_every_clip_is_left_out_once_in_folds_of_equal_size():
     assert sorted(np.bincount(fold_of_clips(26, 5))) == [5, 5, 5, 5, 6]
 

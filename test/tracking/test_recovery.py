@@ -150,8 +150,10 @@ def test_only_a_find_that_is_like_what_was_lost_can_be_the_target():
     search = begin().after([found(0.5)], True, None, SETTINGS)
     assert search.way_back(SETTINGS).after == math.inf, "its likeness is not known yet"
     assert search.way_back(SETTINGS).guess_after == math.inf
-    liked = search.after([found(0.5)], False, 0.9, SETTINGS)
+    liked = search.after([found(0.5)], False, SETTINGS.accept_likeness, SETTINGS)
     assert liked.way_back(SETTINGS) == (SETTINGS.accept_above, SETTINGS.accept_after, SETTINGS.guess_after)
+    alike = search.after([found(0.5)], False, 1.0, SETTINGS)
+    assert alike.way_back(SETTINGS).after == pytest.approx(0.5 * SETTINGS.accept_after), "the more alike, the sooner"
     for _ in range(20):
         liked = liked.after([found(0.5)], False, 0.1, SETTINGS)
     assert liked.likeness == pytest.approx(0.1, abs=0.01), "of its last looks, not of one"

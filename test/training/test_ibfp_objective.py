@@ -150,6 +150,23 @@ def test_objectives_that_do_not_fit_are_refused():
         make_objective("ibfp", LossSettings(), torch.nn.Linear(1, 1), 1)
 
 
+def test_start_learns_where_the_target_is_from_scores_on_the_papers_scale():
+    net, inputs = network(), views()
+    start = make_objective("ibfp-start", LossSettings(score=1.0, l1=0.0, sigma=0.25), net, 1)
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = sum(start.loss(net, inputs).values())
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        score = net.find(net.template(inputs.template), inputs.search).score[:, 0]
+    label = gaussian_label(inputs.box, score.shape[-1], 0.25)
+    there, absent = score[inputs.present], score[~inputs.present]
+    assert (there[label[inputs.present] == 1.0] > 0.5).all(), "nearer to the label's 1 than to 0"
+    assert (absent < 0.5).all()
+
+
 @pytest.mark.parametrize("name", ["ibfp-r18", "ibfp-r18-cpu"])
 def test_configs_are_complete(name):
     config = load_config(CONFIGS / f"{name}.yaml")
