@@ -29,7 +29,7 @@ _MOST_ALONG = 16
 # Places with the target's colours that are looked into, the best ones of each image.
 _PLACES = 8
 # Share of the time until a find is accepted that it takes where it could not be more alike.
-_SOONEST = 0.25
+_SOONEST = 0.5
 # Of a new likeness in the smoothed one.
 _NEW_SHARE = 0.25
 
@@ -67,8 +67,6 @@ class Search:
     """The candidate as a template, for `tracking.likeness`."""
     likeness: float | None = None
     """Of the candidate, smoothed; None: not known yet."""
-    alike: float = 0.0
-    """Seconds for which it has been enough."""
 
     @classmethod
     def begin(
@@ -110,15 +108,15 @@ class Search:
         if self.candidate is None or self.likeness is None:
             # What a wide search finds is to be looked at first.
             return WayBack(settings.accept_above, math.inf)
+        if self.likeness < settings.accept_likeness:
+            return WayBack(settings.accept_above, math.inf, settings.guess_after)
         # The more alike, the sooner.
         missing = (1.0 - self.likeness) / max(1.0 - settings.accept_likeness, 1e-6)
         after = settings.accept_after * min(max(missing, _SOONEST), 1.0)
-        # Both for so long: the likeness of a look-alike comes and goes.
-        alike = self.likeness >= settings.accept_likeness and self.alike >= after
-        return WayBack(settings.accept_above, after if alike else math.inf, settings.guess_after)
+        return WayBack(settings.accept_above, after, settings.guess_after)
 
     def after(
-        self, found: Sequence[Proposal], doubtful: bool, likeness: float | None, dt: float, settings: RecoverySettings
+        self, found: Sequence[Proposal], doubtful: bool, likeness: float | None, settings: RecoverySettings
     ) -> Search:
         """The search after the answers to all windows.
 
@@ -126,7 +124,6 @@ class Search:
             found: one a window.
             doubtful: what reliability says of the first of them.
             likeness: of the candidate to what was lost, where that was asked.
-            dt: seconds since the image before.
             settings: of recovery.
 
         """
@@ -134,14 +131,13 @@ class Search:
             known = self.likeness
             if likeness is not None:
                 known = likeness if known is None else known + _NEW_SHARE * (likeness - known)
-            alike = self.alike + dt if known is not None and known >= settings.accept_likeness else 0.0
-            return replace(self, candidate=found[0].box, view=None, likeness=known, alike=alike)
+            return replace(self, candidate=found[0].box, view=None, likeness=known)
         # A candidate that disappoints is not looked at again for what it is.
         others = found if self.candidate is None else found[1:]
         best = max(others, key=lambda proposal: proposal.score, default=None)
         if best is not None and best.score < settings.candidate_above:
             best = None
-        return replace(self, candidate=None if best is None else best.box, view=None, likeness=None, alike=0.0)
+        return replace(self, candidate=None if best is None else best.box, view=None, likeness=None)
 
 
 def sweep_centers(place: Box, width: int, height: int, zoom: float) -> list[tuple[float, float]]:

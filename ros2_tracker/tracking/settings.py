@@ -118,8 +118,8 @@ class RecoverySettings:
     """Likeness of a find to what was lost, in [0, 1], from which it is the target; a less convincing one stays
     UNCERTAIN. Higher: fewer look-alikes are taken, and the target itself later when it comes back looking different."""
     accept_after: float = 0.2
-    """Seconds of image time that both must have stayed up; down to a quarter of it, the more alike the find is. Longer:
-    surer, later."""
+    """Seconds of image time that its reliability must have stayed up; down to half of it, the more alike the find is.
+    Longer: surer, later."""
     guess_after: float = 0.5
     """Seconds after which a find that convinces less is published, as UNCERTAIN. Longer: fewer wrong boxes, later."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -273,12 +272,12 @@ class Target:
             colours = None if past is None else past.colours()
             return Search.begin(place, question.stamp, frame.width, frame.height, colours, settings)
         windows = (found.proposal, *found.others)
-        search = memory.search.after(windows, doubtful, found.likeness, question.dt, settings)
+        search = memory.search.after(windows, doubtful, found.likeness, settings)
         if search.candidate is None or memory.search.candidate is None or doubtful:
             return search
         # Fitting an online branch to each find takes a second.
         if past is None or self._network.variant.online:
-            return replace(search, likeness=1.0, alike=math.inf)
+            return replace(search, likeness=1.0)
         try:
             fill = memory.templates.first.fill
             return replace(search, view=self._network.family.appearance(frame, search.candidate, fill))

@@ -70,7 +70,7 @@ def test_search_grows_around_the_last_place_and_no_further_than_it_may():
     for _ in range(100):
         windows, search = search.looked(FRAME, 11.0, settings)
         seen += windows
-        search = search.after([found(0.01)], True, None, 0.1, settings)
+        search = search.after([found(0.01)], True, None, settings)
     assert set(seen) == {Window(PLACE, 1.0), Window(PLACE, 1.5)}, "there alone, and every other time as closely as ever"
 
 
@@ -83,7 +83,7 @@ def test_every_window_of_the_sweep_is_looked_into_before_any_comes_again(windows
         assert here.around == PLACE
         assert len(elsewhere) == windows_per_image
         seen += elsewhere
-        search = search.after([found(0.01)] * (1 + windows_per_image), True, None, 0.1, settings)
+        search = search.after([found(0.01)] * (1 + windows_per_image), True, None, settings)
     assert set(search.sweep) == set(seen[: len(search.sweep)])
     assert {w.zoom for w in seen} == {settings.zoom, math.sqrt(settings.zoom)}
 
@@ -106,7 +106,7 @@ def test_half_of_the_windows_are_where_the_targets_colours_are(windows_per_image
         assert len(elsewhere) <= windows_per_image
         near = [w for w in elsewhere if math.dist((w.around.cx, w.around.cy), (500, 400)) < 20 and w.zoom == 1.0]
         red, sweep = red + len(near), sweep + len(elsewhere) - len(near)
-        search = search.after([found(0.01)] * (1 + len(elsewhere)), True, None, 0.1, settings)
+        search = search.after([found(0.01)] * (1 + len(elsewhere)), True, None, settings)
     assert red >= 5
     assert sweep >= 5 * windows_per_image
     assert search.swept == sweep
@@ -114,25 +114,25 @@ def test_half_of_the_windows_are_where_the_targets_colours_are(windows_per_image
 
 def test_find_becomes_a_candidate_which_is_looked_at_until_it_disappoints():
     there, moved = (Box.from_center(x, 300.0, 36.0, 30.0) for x in (100.0, 104.0))
-    weak = begin().after([found(0.1), found(SETTINGS.candidate_above - 0.01)], True, None, 0.1, SETTINGS)
+    weak = begin().after([found(0.1), found(SETTINGS.candidate_above - 0.01)], True, None, SETTINGS)
     assert weak.candidate is None
-    search = weak.after([found(0.1), found(0.5, there)], True, None, 0.1, SETTINGS)
+    search = weak.after([found(0.1), found(0.5, there)], True, None, SETTINGS)
     assert search.candidate == there
     assert windows_of(search)[0] == Window(there)
-    search = search.after([found(0.5, moved), found(0.9)], False, None, 0.1, SETTINGS)
+    search = search.after([found(0.5, moved), found(0.9)], False, None, SETTINGS)
     assert search.candidate == moved, "one at a time"
-    search = search.after([found(0.6, moved), found(0.05)], True, None, 0.1, SETTINGS)
+    search = search.after([found(0.6, moved), found(0.05)], True, None, SETTINGS)
     assert search.candidate is None
     assert search.place == PLACE, "the place where it was last trusted is kept"
 
 
 def test_the_sweep_goes_on_beside_a_candidate_and_another_find_takes_its_place():
     other = Box.from_center(500.0, 400.0, 36.0, 30.0)
-    search = begin().after([found(0.5), found(0.1)], True, None, 0.1, SETTINGS)
+    search = begin().after([found(0.5), found(0.1)], True, None, SETTINGS)
     assert search.candidate == PLACE
     (_, *elsewhere), looked = search.looked(FRAME, 10.2, SETTINGS)
     assert tuple(elsewhere) == search.sweep[search.swept : search.swept + 1]
-    after = replace(looked, likeness=0.9).after([found(0.6), found(0.4, other)], True, None, 0.1, SETTINGS)
+    after = replace(looked, likeness=0.9).after([found(0.6), found(0.4, other)], True, None, SETTINGS)
     assert after.swept == search.swept + 1
     assert after.candidate == other
     assert after.likeness is None, "that was the other one's"
@@ -147,18 +147,15 @@ def test_looking_back_takes_the_place_of_a_window_where_there_are_several(window
 
 def test_only_a_find_that_is_like_what_was_lost_can_be_the_target():
     assert begin().way_back(SETTINGS).after == math.inf, "what a wide search finds is to be looked at first"
-    search = begin().after([found(0.5)], True, None, 0.1, SETTINGS)
+    search = begin().after([found(0.5)], True, None, SETTINGS)
     assert search.way_back(SETTINGS).after == math.inf, "its likeness is not known yet"
     assert search.way_back(SETTINGS).guess_after == math.inf
-    liked = search
-    for _ in range(2):
-        assert liked.way_back(SETTINGS).after == math.inf, "not for long enough"
-        liked = liked.after([found(0.5)], False, SETTINGS.accept_likeness, 0.1, SETTINGS)
+    liked = search.after([found(0.5)], False, SETTINGS.accept_likeness, SETTINGS)
     assert liked.way_back(SETTINGS) == (SETTINGS.accept_above, SETTINGS.accept_after, SETTINGS.guess_after)
-    alike = search.after([found(0.5)], False, 1.0, 0.1, SETTINGS)
-    assert alike.way_back(SETTINGS).after == pytest.approx(0.25 * SETTINGS.accept_after), "the more alike, the sooner"
+    alike = search.after([found(0.5)], False, 1.0, SETTINGS)
+    assert alike.way_back(SETTINGS).after == pytest.approx(0.5 * SETTINGS.accept_after), "the more alike, the sooner"
     for _ in range(20):
-        liked = liked.after([found(0.5)], False, 0.1, 0.1, SETTINGS)
+        liked = liked.after([found(0.5)], False, 0.1, SETTINGS)
     assert liked.likeness == pytest.approx(0.1, abs=0.01), "of its last looks, not of one"
     assert liked.way_back(SETTINGS) == (SETTINGS.accept_above, math.inf, SETTINGS.guess_after)
 
