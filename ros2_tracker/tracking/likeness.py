@@ -18,10 +18,12 @@ from ros2_tracker.tracking.geometry import Box, iou
 
 # Of a box with where the target was, for it to be the one that was found.
 _SAME_PLACE = 0.3
+# Reliability must have stayed up for so long after a view, s: what hides a target often shows before it falls.
+_PROVEN_AFTER_S = 0.5
 
 
 class Remembered(NamedTuple):
-    """The target in the last frame of high reliability."""
+    """The target in a frame of high reliability."""
 
     stamp: float
     """That frame's, s."""
@@ -50,3 +52,27 @@ class Remembered(NamedTuple):
         scale = crop.shape[0] / region.side
         left, top = (box.x - region.x) * scale, (box.y - region.y) * scale
         return Colours.of(crop, left, top, left + box.w * scale, top + box.h * scale)
+
+
+class Memories(NamedTuple):
+    """Views of a target: one after which reliability stayed up, and a later one of which that is not known yet."""
+
+    proven: Remembered | None = None
+    latest: Remembered | None = None
+
+    @property
+    def best(self) -> Remembered | None:
+        """What a find is compared with."""
+        return self.proven or self.latest
+
+    def with_view(self, view: Remembered) -> Memories:
+        """After a frame of high reliability."""
+        if self.latest is None:
+            return Memories(self.proven, view)
+        if not 0.0 <= view.stamp - self.latest.stamp < _PROVEN_AFTER_S:
+            return Memories(self.latest, view)
+        return self
+
+    def doubted(self) -> Memories:
+        """After a frame of less reliability: the latest view may be part of the trouble, but better than none."""
+        return self if self.proven is None else Memories(self.proven)

@@ -57,7 +57,7 @@ class ReliabilitySettings:
 class MotionSettings:
     """Noise of the constant-velocity model, relative to the target's size (side of the square of equal area)."""
 
-    acceleration: float = 20.0
+    acceleration: float = 12.0
     """Standard deviation of the centre's acceleration, sizes/s^2. Higher: follows manoeuvres, predicts nervously."""
     size_rate: float = 0.5
     """Standard deviation of the size's change, 1/s. Higher: width and height react faster and vary more."""

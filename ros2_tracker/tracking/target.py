@@ -16,7 +16,7 @@ from ros2_tracker.tracking.events import Reason
 from ros2_tracker.tracking.family import Look, Proposal
 from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box, BoxError, checked_box
-from ros2_tracker.tracking.likeness import Remembered
+from ros2_tracker.tracking.likeness import Memories, Remembered
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.recovery import Search, Window
 from ros2_tracker.tracking.reliability import Hysteresis
@@ -45,8 +45,8 @@ class _Memory(NamedTuple):
     familiar: Familiar
     """What reliability's signals are relative to."""
     look_alikes: LookAlikes = LookAlikes()
-    remembered: Remembered | None = None
-    """The target in the last frame of high reliability."""
+    remembered: Memories = Memories()
+    """The target as it was while reliability was high."""
     search: Search | None = None
     """From when it is LOST until it is TRACKING again, if lost targets are searched for."""
     cause: Reason = Reason.NONE
@@ -152,8 +152,9 @@ class Target:
             memory = memory._replace(search=search)
         looks = [family.look(memory.templates.current, frame, window.around, window.zoom) for window in windows]
         backward = False
-        if memory.search is not None and memory.search.view is not None and memory.remembered is not None:
-            looks.append(memory.remembered.asked_with(memory.search.view))
+        past = memory.remembered.best
+        if memory.search is not None and memory.search.view is not None and past is not None:
+            looks.append(past.asked_with(memory.search.view))
             backward = True
         moving, dt = memory.motion, stamp - memory.stamp
         if not 0.0 <= dt <= motion.MAX_STEP_S:
@@ -208,8 +209,10 @@ class Target:
             if doubtful or (search is not None and memory.search is not None and not memory.search.candidate):
                 # Nothing is known of its motion any more; where it reappears starts afresh.
                 next_motion = motion.initial_state(next_box, settings.motion)
-        elif reliability >= TRUSTED and hysteresis.state is TrackState.TRACKING:
-            remembered = Remembered(question.stamp, question.looks[0], box, proposal.score)
+        elif reliability < TRUSTED:
+            remembered = remembered.doubted()
+        elif hysteresis.state is TrackState.TRACKING:
+            remembered = remembered.with_view(Remembered(question.stamp, question.looks[0], box, proposal.score))
         self._memory = _Memory(
             question.stamp,
             next_box,
@@ -245,8 +248,9 @@ class Target:
         memory, settings, family = question.memory, self.settings.distractors, self._network.family
         first, *others = [family.proposal(look, out) for look, out in zip(question.looks, outputs, strict=True)]
         likeness = None
-        if question.backward and memory.remembered is not None:
-            likeness = memory.remembered.likeness(first.score, others.pop())
+        past = memory.remembered.best
+        if question.backward and past is not None:
+            likeness = past.likeness(first.score, others.pop())
         maps, second = _shapes(first), None
         # Corner maps have no second answer.
         if settings.enabled and memory.search is None and len(maps) == 1:
@@ -263,7 +267,7 @@ class Target:
     def _searched(self, question: Question, found: _Found, doubtful: bool) -> Search:
         """The search for a target that is gone, after a frame."""
         memory, settings, frame = question.memory, self.settings.recovery, question.frame
-        past = memory.remembered
+        past = memory.remembered.best
         if memory.search is None:
             place = memory.trusted
             if past is not None and question.stamp - past.stamp < _SIZE_KEPT_S:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ros2_tracker.tracking.crop import Region
 from ros2_tracker.tracking.family import Appearance, Look, Proposal
 from ros2_tracker.tracking.geometry import Box
-from ros2_tracker.tracking.likeness import Remembered
+from ros2_tracker.tracking.likeness import Memories, Remembered
 
 BOX = Box.from_center(100.0, 80.0, 20.0, 20.0)
 SEARCH = np.zeros((64, 64, 3), np.uint8)
@@ -54,3 +54,29 @@ def test_colours_are_those_of_the_box_in_the_remembered_crop():
     assert past.colours().shares[63] == pytest.approx(1.0)
     features = PAST._replace(look=Look({"search": np.zeros((1, 8), np.float32)}, LOOK.region, BOX, 320, 240))
     assert features.colours() is None
+
+
+def view_at(stamp: float) -> Remembered:
+    return PAST._replace(stamp=stamp)
+
+
+def test_a_view_counts_once_reliability_has_stayed_up_after_it():
+    memories = Memories()
+    assert memories.best is None
+    for i in range(31):
+        memories = memories.with_view(view_at(i / 30))
+    assert memories.best.stamp == pytest.approx(0.5), "half a second ago or more"
+    memories = memories.doubted()
+    assert memories.best.stamp == pytest.approx(0.5)
+    memories = memories.with_view(view_at(2.0)).doubted().with_view(view_at(2.4))
+    assert memories.best.stamp == pytest.approx(0.5), "nothing since was proven"
+    assert memories.with_view(view_at(2.9)).best.stamp == pytest.approx(2.4)
+
+
+def test_a_view_that_is_not_proven_is_better_than_none():
+    assert Memories().with_view(view_at(0.1)).doubted().best.stamp == 0.1
+
+
+def test_a_jump_back_in_time_does_not_keep_an_old_view_for_ever():
+    memories = Memories().with_view(view_at(100.0)).with_view(view_at(5.0)).with_view(view_at(5.6))
+    assert memories.best.stamp == 5.0

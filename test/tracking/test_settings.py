@@ -121,4 +121,4 @@ def test_a_model_can_bring_its_own_noise_of_motion():
     # What is set by hand stands beside the model's, and above it.
     changed = target_settings({"motion.size_rate": 1.0}, default_settings(variant))
     assert changed.motion == MotionSettings(acceleration=3.0, size_rate=1.0)
-    assert target_settings({"motion.acceleration": 20.0}, default_settings(variant)).motion == MotionSettings()
+    assert target_settings({"motion.acceleration": 12.0}, default_settings(variant)).motion == MotionSettings()
