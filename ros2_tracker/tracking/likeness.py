@@ -19,7 +19,7 @@ from ros2_tracker.tracking.geometry import Box, iou
 # Of a box with where the target was, for it to be the one that was found.
 _SAME_PLACE = 0.3
 # Reliability must have stayed up for so long after a view, s: what hides a target often shows before it falls.
-_PROVEN_AFTER_S = 0.5
+_PROVEN_AFTER_S = 0.25
 
 
 class Remembered(NamedTuple):
