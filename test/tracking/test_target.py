@@ -8,7 +8,6 @@ from itertools import cycle
 
 import numpy as np
 import pytest
-from conftest import BlobEngine
 
 from ros2_tracker.engines.base import Engines, NamedArrays
 from ros2_tracker.tracking.frame import ArrayFrame
@@ -122,18 +121,19 @@ def test_find_that_does_not_last_is_no_recovery(target: Target):
             i += 1
 
 
-class AtLeastAsBright(BlobEngine):
-    """Finds a blob that is not darker than the template's: a brighter one is found, but not the other way round."""
+def test_find_that_is_not_like_what_was_lost_is_a_guess_until_the_target_is_back(
+    blob_network: TrackingNetwork, blob_engine
+):
+    class AtLeastAsBright(type(blob_engine)):
+        """Finds a blob that is not darker than the template's: a brighter one is found, not the other way round."""
 
-    def run(self, targets: Sequence[NamedArrays]) -> list[NamedArrays]:
-        answers = super().run(targets)
-        for inputs, answer in zip(targets, answers, strict=True):
-            if int(inputs["search"].max()) < int(inputs["template"].max()) - 20:
-                answer["score_map"] = answer["score_map"] * 0.05
-        return answers
+        def run(self, targets: Sequence[NamedArrays]) -> list[NamedArrays]:
+            answers = super().run(targets)
+            for inputs, answer in zip(targets, answers, strict=True):
+                if int(inputs["search"].max()) < int(inputs["template"].max()) - 20:
+                    answer["score_map"] = answer["score_map"] * 0.05
+            return answers
 
-
-def test_find_that_is_not_like_what_was_lost_is_a_guess_until_the_target_is_back(blob_network: TrackingNetwork):
     network = TrackingNetwork(blob_network.variant, Engines(AtLeastAsBright()))
 
     def picture_of(brightness: int | None, x: float = 270.0, y: float = 200.0) -> ArrayFrame:
