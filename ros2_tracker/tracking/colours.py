@@ -47,7 +47,9 @@ class Colours:
         """
         pixels, order = frame.region(0, 0, frame.width, frame.height)
         stride = max(int(max(box.size / _PER_SIZE, math.sqrt(frame.width * frame.height / _MOST))), 1)
-        codes = _codes(np.ascontiguousarray(pixels[stride // 2 :: stride, stride // 2 :: stride]), order)
+        # An image may be smaller than a stride.
+        top, left = min(stride // 2, frame.height - 1), min(stride // 2, frame.width - 1)
+        codes = _codes(np.ascontiguousarray(pixels[top::stride, left::stride]), order)
         common = np.bincount(codes.ravel(), minlength=_COLOURS) / codes.size
         likely = (self.shares / (self.shares + _COMMON * common + 1e-3)).astype(np.float32)[codes]
         inside = max(round(box.w / stride), 1), max(round(box.h / stride), 1)

@@ -84,3 +84,11 @@ def test_a_box_outside_the_crop_has_no_colours():
     assert Colours.of(crop(), -30, -30, -5, -5) is None
     assert Colours.of(crop(), 30, 30, 30, 30) is None
     assert Colours.of(crop(), -10, 30, 40, 50).shares.sum() == pytest.approx(1.0)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(1.0, 500.0), st.floats(1.0, 500.0))
+def test_images_smaller_than_the_target_are_looked_at_all_the_same(width, height, w, h):
+    colours = Colours.of(crop(), 22, 22, 42, 42)
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    places = colours.places(ArrayFrame(pixels), Box(0.0, 0.0, w, h), 4)
+    assert len(places) <= 4
