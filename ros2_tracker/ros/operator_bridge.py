@@ -310,6 +310,8 @@ def main(args: Sequence[str] | None = None) -> int:
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
+        # That put Python's own handler back.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return 0
 
 
