@@ -116,8 +116,8 @@ class Sighting:
 class Follower:
     """The law with what it must remember. One status in, one command out.
 
-    `authority`, in [0, 1], multiplies every command: 0 while LOST, `uncertain_share` at most while UNCERTAIN. It falls
-    at once and rises by 1 / `ramp_time` a second, and only with measurements.
+    `authority`, in [0, 1], multiplies every command: 0 from LOST until TRACKING, else `uncertain_share` at most while
+    UNCERTAIN. It falls at once and rises by 1 / `ramp_time` a second, and only with measurements.
     """
 
     def __init__(self, settings: FollowSettings) -> None:
@@ -127,6 +127,7 @@ class Follower:
         self._target: tuple[str, int] | None = None
         self._measured_s: float | None = None
         self._first_size = 0.0
+        self._lost = False
         self._command = STOP
         self._own = STOP
         self._now: float | None = None
@@ -150,12 +151,17 @@ class Follower:
 
         """
         settings = self.settings
+        other = sighting.target != self._target
+        if other:
+            self._target, self._first_size, self.authority, self._lost = sighting.target, 0.0, 0.0, False
+        # A find after LOST that is UNCERTAIN may be somebody else: nobody flies after that.
+        self._lost = sighting.state is TrackState.LOST or (self._lost and sighting.state is not TrackState.TRACKING)
         since_s = self._check_time(sighting, now)
         self._follow_own_motion(now)
-        if sighting.target != self._target:
-            self._target, self._first_size, self.authority, since_s = sighting.target, 0.0, 0.0, 0.0
-        if sighting.state is TrackState.LOST:
+        if self._lost:
             return self.stop()
+        if other:
+            since_s = 0.0
         if self._first_size == 0.0:
             self._first_size = sighting.size
         allowed = 1.0 if sighting.state is TrackState.TRACKING else settings.uncertain_share

@@ -93,6 +93,17 @@ def test_every_lost_commands_zero_at_once(law: FollowSettings, sightings: list[S
 
 
 @given(any_settings(), histories())
+def test_nothing_moves_from_lost_until_tracking(law: FollowSettings, sightings: list[Sighting]):
+    """A find that is UNCERTAIN may be somebody else."""
+    target, lost = None, False
+    for sighting, command in zip(sightings, played(Follower(law), sightings), strict=True):
+        lost = sighting.state is LOST or (lost and sighting.target == target and sighting.state is not TRACKING)
+        target = sighting.target
+        if lost:
+            assert command == STOP
+
+
+@given(any_settings(), histories())
 def test_uncertain_never_gets_more_than_its_share(law: FollowSettings, sightings: list[Sighting]):
     for sighting, command in zip(sightings, played(Follower(law), sightings), strict=True):
         if sighting.state is UNCERTAIN:
