@@ -97,7 +97,8 @@ class OptimizerConfig:
     ema_decay: float = 0.999
     """Of the average of the weights that is written; higher is smoother, and needs more steps."""
     rate_factors: dict[str, float] = field(default_factory=dict)
-    """Start of parameters' names -> factor of their learning rate (`backbone.: 0.1`)."""
+    """Start of parameters' names -> factor of their learning rate (`backbone.: 0.1`); 0 leaves them as they are, and
+    saves the time of their gradients."""
 
     def __post_init__(self) -> None:
         """ValueError naming a value out of range."""

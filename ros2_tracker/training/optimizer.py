@@ -14,13 +14,19 @@ from ros2_tracker.training.config import OptimizerConfig
 
 
 def make_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with a group per weight decay and rate factor; ValueError for a factor whose name starts no parameter's."""
+    """AdamW with a group per weight decay and rate factor; ValueError for a factor whose name starts no parameter's.
+
+    Parameters of factor 0 are left out, and their `requires_grad` is cleared: no gradient is computed for them.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     unmatched = set(config.rate_factors)
     for name, parameter in parameters:
         starts = [start for start in config.rate_factors if name.startswith(start)]
         unmatched -= set(starts)
         factor = config.rate_factors[max(starts, key=len)] if starts else 1.0
+        if factor == 0.0:
+            parameter.requires_grad_(False)
+            continue
         # Biases, norms, and learned positions (1, N, C) are no matrices.
         matrix = parameter.squeeze().ndim >= 2 and not (parameter.ndim == 3 and parameter.shape[0] == 1)
         groups.setdefault((config.weight_decay if matrix else 0.0, factor), []).append(parameter)
