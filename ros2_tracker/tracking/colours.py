@@ -40,6 +40,10 @@ class Colours:
         counts = np.bincount(_codes(part, ColorOrder.RGB).ravel(), minlength=_COLOURS)
         return cls((counts / counts.sum()).astype(np.float32))
 
+    def in_common(self, other: Colours) -> float:
+        """Bhattacharyya coefficient of both, in [0, 1]: 1 for the same colours in the same shares."""
+        return float(np.sqrt(self.shares * other.shares).sum())
+
     def places(self, frame: Frame, box: Box, count: int) -> list[tuple[float, float]]:
         """Up to `count` places, px, best first, where a rectangle of the box's size has them and its surroundings less.
 

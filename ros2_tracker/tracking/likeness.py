@@ -18,6 +18,8 @@ from ros2_tracker.tracking.geometry import Box, iou
 
 # Of a box with where the target was, for it to be the one that was found.
 _SAME_PLACE = 0.3
+# Share of a box whose colours are compared: at its edges is what is behind the target.
+_MIDDLE = 0.6
 # Reliability must have stayed up for so long after a view, s: what hides a target often shows before it falls.
 _PROVEN_AFTER_S = 0.25
 
@@ -38,20 +40,38 @@ class Remembered(NamedTuple):
         """The same question, with a find as template."""
         return replace(self.look, inputs={**self.look.inputs, **find.inputs})
 
-    def likeness(self, forward: float, backward: Proposal) -> float:
-        """Of a find, in [0, 1]: geometric mean of its score and the answer's to `asked_with`, in the target's own."""
+    def likeness(self, look: Look, find: Proposal, backward: Proposal) -> float:
+        """Of a find, in [0, 1].
+
+        Geometric mean of its score and the answer's to `asked_with`, in the target's own, times what the colours in the
+        middle of both boxes have in common.
+
+        Args:
+            look: that it was found in.
+            find: the box and its score.
+            backward: the answer to `asked_with`.
+
+        """
         there = backward.score if iou(backward.box, self.box) >= _SAME_PLACE else 0.0
         own = max(self.score, 1e-3)
-        return math.sqrt(min(forward / own, 1.0) * min(there / own, 1.0))
+        both = math.sqrt(min(find.score / own, 1.0) * min(there / own, 1.0))
+        then, now = colours_in(self.look, self.box, _MIDDLE), colours_in(look, find.box, _MIDDLE)
+        return both if then is None or now is None else both * then.in_common(now)
 
     def colours(self) -> Colours | None:
         """The target's; None where the network does not see crops of pixels."""
-        crop, region, box = np.asarray(self.look.inputs.get("search")), self.look.region, self.box
-        if crop.dtype != np.uint8 or crop.ndim != 3:
-            return None
-        scale = crop.shape[0] / region.side
-        left, top = (box.x - region.x) * scale, (box.y - region.y) * scale
-        return Colours.of(crop, left, top, left + box.w * scale, top + box.h * scale)
+        return colours_in(self.look, self.box)
+
+
+def colours_in(look: Look, box: Box, share: float = 1.0) -> Colours | None:
+    """Of a share of a box's width and height, around its middle; None where the look is no crop of pixels."""
+    crop, region = np.asarray(look.inputs.get("search")), look.region
+    if crop.dtype != np.uint8 or crop.ndim != 3:
+        return None
+    scale = crop.shape[0] / region.side
+    x, y = (box.cx - region.x) * scale, (box.cy - region.y) * scale
+    across, down = share * box.w * scale / 2.0, share * box.h * scale / 2.0
+    return Colours.of(crop, x - across, y - down, x + across, y + down)
 
 
 class Memories(NamedTuple):

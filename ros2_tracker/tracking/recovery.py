@@ -3,7 +3,8 @@
 Around the place where it was last trusted the search grows. Beside it, a bounded number of windows of each image is
 looked into: in turns those where its colours are, and all of them, overlapping, nearest first. A find is only a
 candidate: it is looked at as a target would be, image after image, and is the target when its reliability has stayed up
-(`tracking.reliability`) and it is like what was lost (`tracking.likeness`).
+(`tracking.reliability`) and it is like what was lost (`tracking.likeness`). While it is not, another find may take its
+place.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from ros2_tracker.tracking.colours import Colours
 from ros2_tracker.tracking.family import Appearance, Proposal
 from ros2_tracker.tracking.frame import Frame
-from ros2_tracker.tracking.geometry import Box, kept_in_image
+from ros2_tracker.tracking.geometry import Box, iou, kept_in_image
 from ros2_tracker.tracking.reliability import WayBack
 from ros2_tracker.tracking.settings import RecoverySettings
 
@@ -30,6 +31,8 @@ _MOST_ALONG = 16
 _PLACES = 8
 # Share of the time until a find is accepted that it takes where it could not be more alike.
 _SOONEST = 0.5
+# Share of the score of a find under which the last place is looked at in every second image only.
+_HOPELESS = 0.5
 # Of a new likeness in the smoothed one.
 _NEW_SHARE = 0.25
 
@@ -67,6 +70,10 @@ class Search:
     """The candidate as a template, for `tracking.likeness`."""
     likeness: float | None = None
     """Of the candidate, smoothed; None: not known yet."""
+    at_place: int | None = None
+    """Which of the last image's windows was around the place."""
+    there: float = 1.0
+    """The network's score when the place was last looked at."""
 
     @classmethod
     def begin(
@@ -83,17 +90,36 @@ class Search:
         """Where to look in an image, at least one window, and the search that has done so."""
         # A candidate's view is a further run of the network, in place of a window where there are several.
         checking = 1 if self.view is not None and settings.windows_per_image > 1 else 0
-        count = settings.windows_per_image - checking
-        places = self._colourful(frame, (count + self.images % 2) // 2)
+        count = 1 + settings.windows_per_image - checking
+        windows = [] if self.candidate is None else [Window(self.candidate)]
+        at_place = None
+        if len(windows) < count and self._place_is_due(count, settings):
+            at_place = len(windows)
+            windows.append(self._last_place(stamp, settings))
+        count -= len(windows)
+        places = self._colourful(frame, (count + self.images // 2 % 2) // 2)
         swept = min(count - len(places), len(self.sweep))
-        elsewhere = [*places, *(self.sweep[(self.swept + i) % len(self.sweep)] for i in range(swept))]
-        after = replace(self, images=self.images + 1, swept=self.swept + swept, picked=self.picked + len(places))
+        windows += [*places, *(self.sweep[(self.swept + i) % len(self.sweep)] for i in range(swept))]
+        picked = self.picked + len(places)
+        after = replace(self, images=self.images + 1, swept=self.swept + swept, picked=picked, at_place=at_place)
+        return tuple(windows), after
+
+    def _place_is_due(self, count: int, settings: RecoverySettings) -> bool:
+        """Whether the place where it was lost is among the `count` windows of an image."""
+        second = self.images % 2 == 1
         if self.candidate is not None:
-            return (Window(self.candidate), *elsewhere), after
-        # Grown, for a target that moved on; as it was, for one of which a wider search would miss details.
+            # It may be there all the same.
+            return second and not self._is_alike(self.likeness, settings)
+        return count == 1 or not second or self.there >= _HOPELESS * settings.candidate_above
+
+    def _last_place(self, stamp: float, settings: RecoverySettings) -> Window:
+        """In turns grown, for a target that moved on, and as it was, where a wider search would miss details."""
         grown = 1.0 + settings.growth * max(stamp - self.since, 0.0)
-        zoom = min(grown, settings.zoom) if self.images % 2 else 1.0
-        return (Window(self.place, zoom), *elsewhere), after
+        return Window(self.place, min(grown, settings.zoom) if self.images // 2 % 2 else 1.0)
+
+    @staticmethod
+    def _is_alike(likeness: float | None, settings: RecoverySettings) -> bool:
+        return likeness is not None and likeness >= settings.accept_likeness
 
     def _colourful(self, frame: Frame, count: int) -> list[Window]:
         """Windows where the target's colours are: the best places in turns."""
@@ -127,17 +153,27 @@ class Search:
             settings: of recovery.
 
         """
-        if self.candidate is not None and not doubtful:
-            known = self.likeness
-            if likeness is not None:
-                known = likeness if known is None else known + _NEW_SHARE * (likeness - known)
-            return replace(self, candidate=found[0].box, view=None, likeness=known)
-        # A candidate that disappoints is not looked at again for what it is.
-        others = found if self.candidate is None else found[1:]
-        best = max(others, key=lambda proposal: proposal.score, default=None)
+        there = self.there if self.at_place is None else found[self.at_place].score
+        rivals = found if self.candidate is None else found[1:]
+        best = max(rivals, key=lambda proposal: proposal.score, default=None)
         if best is not None and best.score < settings.candidate_above:
             best = None
-        return replace(self, candidate=None if best is None else best.box, view=None, likeness=None)
+        if self.candidate is not None:
+            own, known = found[0], self.likeness
+            if likeness is not None:
+                known = likeness if known is None else known + _NEW_SHARE * (likeness - known)
+            if not doubtful and (best is None or not self._yields(own, known, best, settings)):
+                return replace(self, candidate=own.box, view=None, likeness=known, there=there)
+            # A candidate that disappoints is not looked at again for what it is, but nor is what convinces even less.
+            if doubtful and best is not None and best.score < own.score:
+                best = None
+        return replace(self, candidate=None if best is None else best.box, view=None, likeness=None, there=there)
+
+    def _yields(self, own: Proposal, likeness: float | None, rival: Proposal, settings: RecoverySettings) -> bool:
+        """Whether a candidate unlike what was lost gives way to a find elsewhere: the less alike, the sooner."""
+        if likeness is None or self._is_alike(likeness, settings) or iou(own.box, rival.box) > 0.0:
+            return False
+        return rival.score > own.score * likeness / settings.accept_likeness
 
 
 def sweep_centers(place: Box, width: int, height: int, zoom: float) -> list[tuple[float, float]]:

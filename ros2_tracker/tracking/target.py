@@ -91,12 +91,14 @@ class Question:
 class _Found(NamedTuple):
     """What the network says of one frame, put in order."""
 
+    look: Look
+    """That the box is from."""
     proposal: Proposal
     maps: tuple[MapShape, ...]
     """Of the proposal."""
     second: Second | None
-    others: tuple[Proposal, ...]
-    """Through the further windows."""
+    answers: tuple[Proposal, ...]
+    """Through all windows, in their order."""
     likeness: float | None = None
     """Of a candidate to what was lost, where that was asked."""
 
@@ -175,7 +177,7 @@ class Target:
         surprise = motion.center_distance(predicted, box, certain)
         size_update = self._network.variant.size_update
         seen = memory.familiar.seen(
-            question.frame, question.looks[0], proposal, found.maps, question.strips, dt, surprise, size_update
+            question.frame, found.look, proposal, found.maps, question.strips, dt, surprise, size_update
         )
         reliability = self._network.reliability.reliability(seen.signals, settings.reliability)
         way_back = memory.search.way_back(settings.recovery) if memory.search is not None else None
@@ -212,7 +214,7 @@ class Target:
         elif reliability < TRUSTED:
             remembered = remembered.doubted()
         elif hysteresis.state is TrackState.TRACKING:
-            remembered = remembered.with_view(Remembered(question.stamp, question.looks[0], box, proposal.score))
+            remembered = remembered.with_view(Remembered(question.stamp, found.look, box, proposal.score))
         self._memory = _Memory(
             question.stamp,
             next_box,
@@ -250,11 +252,16 @@ class Target:
         likeness = None
         past = memory.remembered.best
         if question.backward and past is not None:
-            likeness = past.likeness(first.score, others.pop())
+            likeness = past.likeness(question.looks[0], first, others.pop())
+        answers, look = (first, *others), question.looks[0]
+        if memory.search is not None and memory.search.candidate is None:
+            # Nothing is known yet: the best guess is the best answer.
+            best = max(range(len(answers)), key=lambda i: answers[i].score)
+            look, first = question.looks[best], answers[best]
         maps, second = _shapes(first), None
         # Corner maps have no second answer.
         if settings.enabled and memory.search is None and len(maps) == 1:
-            look, predicted = question.looks[0], question.predicted
+            predicted = question.predicted
             second = second_answer(first, maps[0], look, settings)
             size, expected = memory.box.size, (predicted.x.position, predicted.y.position)
             if second is not None and memory.look_alikes.usurped(first, second, expected, size, question.stamp):
@@ -262,7 +269,7 @@ class Target:
                 first = family.proposal(look, outputs[0], second.cell)
                 maps = _shapes(first)
                 second = Second(usurper.cells[0], usurper.box.cx, usurper.box.cy, usurper.score)
-        return _Found(first, maps, second, tuple(others), likeness)
+        return _Found(look, first, maps, second, answers, likeness)
 
     def _searched(self, question: Question, found: _Found, doubtful: bool) -> Search:
         """The search for a target that is gone, after a frame."""
@@ -275,8 +282,7 @@ class Target:
                 place = Box.from_center(place.cx, place.cy, past.box.w, past.box.h)
             colours = None if past is None else past.colours()
             return Search.begin(place, question.stamp, frame.width, frame.height, colours, settings)
-        windows = (found.proposal, *found.others)
-        search = memory.search.after(windows, doubtful, found.likeness, settings)
+        search = memory.search.after(found.answers, doubtful, found.likeness, settings)
         if search.candidate is None or memory.search.candidate is None or doubtful:
             return search
         # Fitting an online branch to each find takes a second.

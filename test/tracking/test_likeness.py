@@ -35,16 +35,32 @@ def test_the_past_is_asked_with_the_finds_look_as_template():
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_likeness_is_a_share_and_grows_with_both_scores(forward, backward, own):
     past = PAST._replace(score=own)
-    likeness = past.likeness(forward, answer(backward))
+    likeness = past.likeness(LOOK, answer(forward), answer(backward))
     assert 0.0 <= likeness <= 1.0
-    assert past.likeness(min(forward + 0.1, 1.0), answer(backward)) >= likeness
-    assert past.likeness(forward, answer(min(backward + 0.1, 1.0))) >= likeness
+    assert past.likeness(LOOK, answer(min(forward + 0.1, 1.0)), answer(backward)) >= likeness
+    assert past.likeness(LOOK, answer(forward), answer(min(backward + 0.1, 1.0))) >= likeness
 
 
 def test_what_scores_as_the_target_did_is_like_it():
-    assert PAST.likeness(0.8, answer(0.8)) == pytest.approx(1.0)
-    assert PAST.likeness(0.95, answer(0.2)) == pytest.approx(0.5)
-    assert PAST.likeness(0.8, answer(0.9, Box.from_center(140.0, 80.0, 20.0, 20.0))) == 0.0, "something beside it"
+    assert PAST.likeness(LOOK, answer(0.8), answer(0.8)) == pytest.approx(1.0)
+    assert PAST.likeness(LOOK, answer(0.95), answer(0.2)) == pytest.approx(0.5)
+    beside = answer(0.9, Box.from_center(140.0, 80.0, 20.0, 20.0))
+    assert PAST.likeness(LOOK, answer(0.8), beside) == 0.0, "something beside it"
+
+
+def test_likeness_is_multiplied_by_what_the_colours_in_the_middle_have_in_common():
+    # The box is a quarter of the region's side: 16 of 64 px; its middle is 10 of them.
+    seen = SEARCH.copy()
+    seen[24:40, 24:40] = 240
+    seen[27:37, 27:32] = 0
+    look = Look({"search": seen}, LOOK.region, BOX, 320, 240)
+    assert PAST.likeness(look, answer(0.8), answer(0.8)) == pytest.approx(np.sqrt(0.5), abs=0.02), "half of it is black"
+    seen[24:40, 24:40] = 240
+    assert PAST.likeness(look, answer(0.8), answer(0.8)) == 0.0
+    seen[27:37, 27:37] = 0
+    assert PAST.likeness(look, answer(0.8), answer(0.8)) == pytest.approx(1.0), "what is at the edges does not count"
+    features = Look({"search": np.zeros((1, 8), np.float32)}, LOOK.region, BOX, 320, 240)
+    assert PAST.likeness(features, answer(0.8), answer(0.8)) == pytest.approx(1.0), "no pixels, no colours"
 
 
 def test_colours_are_those_of_the_box_in_the_remembered_crop():

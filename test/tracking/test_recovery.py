@@ -63,7 +63,7 @@ def windows_of(search: Search, stamp: float = 10.2, settings: RecoverySettings =
 
 def test_search_grows_around_the_last_place_and_no_further_than_it_may():
     settings = replace(SETTINGS, growth=1.0, zoom=1.5, windows_per_image=0)
-    search = replace(begin(settings), images=1)
+    search = replace(begin(settings), images=2)
     zooms = [windows_of(search, 10.0 + t, settings)[0].zoom for t in (0.0, 0.25, 0.5, 60.0)]
     assert zooms == [1.0, 1.25, 1.5, 1.5]
     seen = []
@@ -79,10 +79,11 @@ def test_every_window_of_the_sweep_is_looked_into_before_any_comes_again(windows
     settings = replace(SETTINGS, windows_per_image=windows_per_image)
     search, seen = begin(settings), []
     while len(seen) < len(search.sweep):
-        (here, *elsewhere), search = search.looked(FRAME, 10.1, settings)
-        assert here.around == PLACE
-        assert len(elsewhere) == windows_per_image
-        seen += elsewhere
+        windows, search = search.looked(FRAME, 10.1, settings)
+        assert len(windows) == 1 + windows_per_image
+        assert (search.at_place == 0) == (search.images % 2 == 1), "nothing is there: in every other image"
+        assert search.at_place is None or windows[0].around == PLACE
+        seen += windows if search.at_place is None else windows[1:]
         search = search.after([found(0.01)] * (1 + windows_per_image), True, None, settings)
     assert set(search.sweep) == set(seen[: len(search.sweep)])
     assert {w.zoom for w in seen} == {settings.zoom, math.sqrt(settings.zoom)}
@@ -101,15 +102,43 @@ def test_half_of_the_windows_are_where_the_targets_colours_are(windows_per_image
     settings = replace(SETTINGS, windows_per_image=windows_per_image)
     search = replace(begin(settings), colours=Colours.of(crop, 0, 0, 64, 64))
     red = sweep = 0
-    for _ in range(10):
-        (_, *elsewhere), search = search.looked(ArrayFrame(pixels), 10.1, settings)
-        assert len(elsewhere) <= windows_per_image
+    for _ in range(12):
+        windows, search = search.looked(ArrayFrame(pixels), 10.1, settings)
+        assert len(windows) <= 1 + windows_per_image
+        elsewhere = windows if search.at_place is None else windows[1:]
         near = [w for w in elsewhere if math.dist((w.around.cx, w.around.cy), (500, 400)) < 20 and w.zoom == 1.0]
         red, sweep = red + len(near), sweep + len(elsewhere) - len(near)
-        search = search.after([found(0.01)] * (1 + len(elsewhere)), True, None, settings)
-    assert red >= 5
-    assert sweep >= 5 * windows_per_image
+        search = search.after([found(0.01)] * len(windows), True, None, settings)
+    assert red >= 6
+    assert sweep >= 6 * windows_per_image
     assert search.swept == sweep
+
+
+def test_the_place_is_looked_at_in_every_image_while_something_is_there():
+    search = begin()
+    for _ in range(6):
+        windows, search = search.looked(FRAME, 10.1, SETTINGS)
+        assert windows[0].around == PLACE
+        search = search.after([found(0.15), found(0.01)], True, None, SETTINGS)
+
+
+def test_the_place_is_looked_at_beside_a_candidate_until_that_one_is_alike():
+    other = Box.from_center(100.0, 300.0, 40.0, 30.0)
+    search = replace(begin(), candidate=other)
+
+    def places(likeness: float) -> int:
+        looked, count = replace(search, likeness=likeness), 0
+        for _ in range(8):
+            windows, looked = looked.looked(FRAME, 10.1, SETTINGS)
+            assert len(windows) == 2
+            assert windows[0] == Window(other)
+            assert looked.at_place is None or windows[looked.at_place].around == PLACE
+            count += looked.at_place is not None
+            looked = looked.after([found(0.5, other), found(0.01)], False, None, SETTINGS)
+        return count
+
+    assert places(0.1) == 4
+    assert places(0.9) == 0
 
 
 def test_find_becomes_a_candidate_which_is_looked_at_until_it_disappoints():
@@ -120,10 +149,23 @@ def test_find_becomes_a_candidate_which_is_looked_at_until_it_disappoints():
     assert search.candidate == there
     assert windows_of(search)[0] == Window(there)
     search = search.after([found(0.5, moved), found(0.9)], False, None, SETTINGS)
-    assert search.candidate == moved, "one at a time"
-    search = search.after([found(0.6, moved), found(0.05)], True, None, SETTINGS)
-    assert search.candidate is None
+    assert search.candidate == moved, "one at a time, until more is known of it"
+    search = search.after([found(0.6, moved), found(0.5)], True, None, SETTINGS)
+    assert search.candidate is None, "what convinces even less is no better"
     assert search.place == PLACE, "the place where it was last trusted is kept"
+
+
+@pytest.mark.parametrize(("likeness", "score", "yields"), [(0.3, 0.35, True), (0.3, 0.25, False), (0.9, 0.9, False)])
+def test_candidate_that_is_not_alike_gives_way_to_a_better_find(likeness, score, yields):
+    candidate, other = (Box.from_center(x, 300.0, 40.0, 30.0) for x in (100.0, 300.0))
+    settings = replace(SETTINGS, accept_likeness=0.6)
+    search = replace(begin(), candidate=candidate, likeness=likeness)
+    after = search.after([found(0.6, candidate), found(score, other)], False, None, settings)
+    assert after.candidate == (other if yields else candidate)
+    assert (after.likeness is None) == yields
+    beside = Box.from_center(110.0, 300.0, 40.0, 30.0)
+    same = search.after([found(0.6, candidate), found(0.9, beside)], False, None, settings)
+    assert same.candidate == candidate, "the same find, seen through another window"
 
 
 def test_the_sweep_goes_on_beside_a_candidate_and_another_find_takes_its_place():
@@ -132,7 +174,7 @@ def test_the_sweep_goes_on_beside_a_candidate_and_another_find_takes_its_place()
     assert search.candidate == PLACE
     (_, *elsewhere), looked = search.looked(FRAME, 10.2, SETTINGS)
     assert tuple(elsewhere) == search.sweep[search.swept : search.swept + 1]
-    after = replace(looked, likeness=0.9).after([found(0.6), found(0.4, other)], True, None, SETTINGS)
+    after = replace(looked, likeness=0.9).after([found(0.3), found(0.4, other)], True, None, SETTINGS)
     assert after.swept == search.swept + 1
     assert after.candidate == other
     assert after.likeness is None, "that was the other one's"
