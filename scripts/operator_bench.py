@@ -39,6 +39,7 @@ import numpy as np
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from vision_msgs.msg import Detection2D, Detection2DArray
 
 from ros2_tracker.evaluation.bench import machine_description
@@ -88,6 +89,7 @@ def main() -> int:
     if arguments.view:
         asyncio.run(view(arguments.view))
         return 0
+    signal.signal(signal.SIGTERM, end)
     environment = dict(os.environ)
     isolate(environment)
     use_large_image_profile(environment)
@@ -101,7 +103,8 @@ def main() -> int:
             process = processes.start(module, words, environment)
             stack.callback(processes.stop, process)
             ours.add(process.pid)
-        rclpy.init()
+        # ROS's own handler of SIGTERM would end ROS and let the rest go on.
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         stack.callback(rclpy.try_shutdown)
         timer = Timer(arguments.size)
         executor = SingleThreadedExecutor()
@@ -119,6 +122,13 @@ def main() -> int:
     return 0
 
 
+def end(number: int, _: object) -> None:
+    """End as by an exception, so that all processes are ended, too; from then on signals are late."""
+    for late in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(late, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def spin(executor: SingleThreadedExecutor) -> None:
     """Until ROS is shut down."""
     with contextlib.suppress(ExternalShutdownException):
@@ -126,13 +136,14 @@ def spin(executor: SingleThreadedExecutor) -> None:
 
 
 class WatchedPage:
-    """The page's process and its browsers."""
+    """The page's process and its browsers; the stack ends them."""
 
-    def __init__(self, environment: Mapping[str, str], output: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], output: Path, stack: contextlib.ExitStack) -> None:
         with output.open("w") as log:
             self.process = processes.start(
                 "ros2_tracker.ros.operator_bridge", ["--ros-args", "-p", "port:=0"], environment, log
             )
+        stack.callback(processes.stop, self.process)
         deadline = time.monotonic() + _TIMEOUT_S
         while not (found := re.search(r"serving (http://\S+:(\d+)/)", output.read_text())):
             if time.monotonic() > deadline or self.process.poll() is not None:
@@ -142,6 +153,7 @@ class WatchedPage:
         self.viewer = subprocess.Popen(
             [sys.executable, __file__, "--view", self.url], env=dict(environment), stdout=subprocess.PIPE, text=True
         )
+        stack.callback(self.viewer.kill)
         assert self.viewer.stdout is not None
         self.viewer.stdout.readline()  # it has got a frame
         self.silent = silent_browser(self.port)
@@ -172,13 +184,9 @@ class WatchedPage:
 @contextlib.contextmanager
 def watched(environment: Mapping[str, str]) -> Iterator[WatchedPage]:
     """A page that is being watched."""
-    with tempfile.TemporaryDirectory() as folder:
-        page = WatchedPage(environment, Path(folder) / "log")
-        try:
-            yield page
-        finally:
-            page.viewer.kill()
-            processes.stop(page.process)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        yield WatchedPage(environment, folder / "log", stack)
 
 
 def cpu_s(pid: int) -> float:
@@ -227,22 +235,25 @@ def silent_browser(port: int) -> socket.socket:
 
 
 async def view(url: str) -> None:
-    """Take every frame until SIGTERM, then print how many they were and what the server counted."""
+    """Take every frame until SIGTERM or the page's end, then print how many they were and what the server counted."""
     # A browser would be on another computer.
     os.nice(19)
-    ending = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ending.set)
+    watching = asyncio.current_task()
+    assert watching is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, watching.cancel)
     frames, n_bytes, state = 0, 0, {}
-    async with aiohttp.ClientSession() as http, http.ws_connect(f"{url}socket", headers={"Origin": url[:-1]}) as ws:
-        while not ending.is_set():
-            message = await ws.receive(_TIMEOUT_S)
-            if message.type is aiohttp.WSMsgType.BINARY:
-                frames, n_bytes = frames + 1, n_bytes + len(message.data)
-                await ws.send_json({"type": "shown", "sequence": unpack_frame(message.data)[0]["sequence"]})
-                if frames == 1:
-                    print("watching", flush=True)
-            elif message.type is aiohttp.WSMsgType.TEXT and '"type":"state"' in message.data:
-                state = json.loads(message.data)
+    opening = {"url": f"{url}socket", "headers": {"Origin": url[:-1]}, "receive_timeout": _TIMEOUT_S}
+    with contextlib.suppress(asyncio.CancelledError):
+        async with aiohttp.ClientSession() as http, http.ws_connect(**opening) as ws:
+            # receive() would answer at once on a connection that has ended, and no signal would be seen.
+            async for message in ws:
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    frames, n_bytes = frames + 1, n_bytes + len(message.data)
+                    await ws.send_json({"type": "shown", "sequence": unpack_frame(message.data)[0]["sequence"]})
+                    if frames == 1:
+                        print("watching", flush=True)
+                elif message.type is aiohttp.WSMsgType.TEXT and '"type":"state"' in message.data:
+                    state = json.loads(message.data)
     counters = {name: state["counters"][name] for name in ("clients_refused", "clients_dropped")}
     size = round(n_bytes / frames / 1e3)
     print(json.dumps({"frames_per_s": state["rates"]["shown"], "kb_per_frame": size, **counters}))

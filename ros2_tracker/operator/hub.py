@@ -180,11 +180,11 @@ class Hub:
             if picture is None:
                 raise MessageError(f"stamp {command.stamp_ns}: no image with it was shown in the last minute")
             check_box(command.box, picture.width, picture.height)
-            self._link.follow(command.box, command.target_id, picture.tag)
+            await self._link.follow(command.box, command.target_id, picture.tag)
             return "sent"
         if command.target_id is None:
             return await self._link.cancel_all()
-        self._link.cancel(command.target_id)
+        await self._link.cancel(command.target_id)
         return "sent"
 
     def _refuse(self, viewer: Viewer, number: int | None, reason: str) -> None:

@@ -12,13 +12,17 @@ class TrackerAbsentError(Exception):
 
 
 class TrackerLink(Protocol):
-    """Commands to the tracker; called on the server's thread."""
+    """Commands to the tracker; called on the server's thread.
 
-    def follow(self, box: XYWH, target_id: str, tag: object) -> None:
+    A command may wait for the tracker, but less than the shortest `OperatorSettings.client_timeout`: meanwhile the
+    browser that sent it is not heard.
+    """
+
+    async def follow(self, box: XYWH, target_id: str, tag: object) -> None:
         """Ask to follow a box in the image with this tag; TrackerAbsentError when nobody listens."""
         ...
 
-    def cancel(self, target_id: str) -> None:
+    async def cancel(self, target_id: str) -> None:
         """Ask to drop a target; TrackerAbsentError when nobody listens."""
         ...
 

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from enum import IntEnum
@@ -63,7 +63,9 @@ PARAMETERS: Mapping[str, Declared] = {
     "tracker": Declared("tracker", "name of the tracker's node, relative to this one's namespace"),
     "image_transport": Declared("raw", "raw: image; compressed: image/compressed", choices=("raw", "compressed")),
 }
-_CANCEL_TIMEOUT_S = 2.0
+# For the tracker to be found, and to answer; shorter than the shortest `client_timeout`, see `TrackerLink`.
+_COMMAND_TIMEOUT_S = 2.0
+_LOOK_PERIOD_S = 0.02
 _LOG_PERIOD_S = 5.0
 _OLD_EVENT_S = 5.0
 # Where the processor is short, the tracker goes first: this gets a tenth as much, enough for a cancellation.
@@ -209,24 +211,26 @@ class OperatorNode(Node):
 
     # -- TrackerLink, from the server's thread --------------------------------------------------------------------
 
-    def follow(self, box: boxes.XYWH, target_id: str, tag: object) -> None:
+    async def follow(self, box: boxes.XYWH, target_id: str, tag: object) -> None:
         """See `TrackerLink.follow`; the tag is the image's header."""
-        if not self._inits.get_subscription_count():
+        # Images may come before ROS has found the tracker: a box drawn on the very first ones counts as well.
+        if not await _soon(self._inits.get_subscription_count):
             raise TrackerAbsentError(f"nobody listens on {self._inits.topic_name}: is the tracker running?")
         assert isinstance(tag, Header)  # `_push` put it there
         self._inits.publish(boxes.detection(box, target_id, 1.0, tag))
 
-    def cancel(self, target_id: str) -> None:
+    async def cancel(self, target_id: str) -> None:
         """See `TrackerLink.cancel`."""
-        if not self._cancels.get_subscription_count():
+        if not await _soon(self._cancels.get_subscription_count):
             raise TrackerAbsentError(f"nobody listens on {self._cancels.topic_name}: is the tracker running?")
         self._cancels.publish(String(data=target_id))
 
     async def cancel_all(self) -> str:
         """See `TrackerLink.cancel_all`."""
-        if not self._cancel_all.service_is_ready():
-            raise TrackerAbsentError(f"nobody serves {self._cancel_all.srv_name}: is the tracker running?")
         loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + _COMMAND_TIMEOUT_S
+        if not await _soon(self._cancel_all.service_is_ready):
+            raise TrackerAbsentError(f"nobody serves {self._cancel_all.srv_name}: is the tracker running?")
         answered: asyncio.Future[str] = loop.create_future()
 
         def hand_over(future: Future) -> None:
@@ -236,10 +240,10 @@ class OperatorNode(Node):
         request = self._cancel_all.call_async(Trigger.Request())
         request.add_done_callback(hand_over)
         try:
-            return await asyncio.wait_for(answered, _CANCEL_TIMEOUT_S)
+            return await asyncio.wait_for(answered, max(deadline_s - loop.time(), 0.0))
         except asyncio.TimeoutError:
             self._cancel_all.remove_pending_request(request)
-            text = f"no answer of {self._cancel_all.srv_name} within {_CANCEL_TIMEOUT_S:g} s"
+            text = f"no answer of {self._cancel_all.srv_name} within {_COMMAND_TIMEOUT_S:g} s"
             raise TrackerAbsentError(text) from None
 
     def watch(self, watching: bool) -> None:
@@ -250,6 +254,15 @@ class OperatorNode(Node):
     def notice(self, text: str) -> None:
         """See `TrackerLink.notice`."""
         self.get_logger().warning(text, throttle_duration_sec=1.0)
+
+
+async def _soon(fulfilled: Callable[[], int | bool]) -> bool:
+    """Whether it is fulfilled within `_COMMAND_TIMEOUT_S`."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + _COMMAND_TIMEOUT_S
+    while not (done := bool(fulfilled())) and loop.time() < deadline_s:
+        await asyncio.sleep(_LOOK_PERIOD_S)
+    return done
 
 
 def _settings(values: Mapping[str, Any]) -> OperatorSettings:

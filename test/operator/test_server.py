@@ -38,10 +38,10 @@ class PlayedTracker:
         self.notices: list[str] = []
         self.there = True
 
-    def follow(self, box: tuple[float, ...], target_id: str, tag: object) -> None:
+    async def follow(self, box: tuple[float, ...], target_id: str, tag: object) -> None:
         self._take("follow", box, target_id, tag)
 
-    def cancel(self, target_id: str) -> None:
+    async def cancel(self, target_id: str) -> None:
         self._take("cancel", target_id)
 
     async def cancel_all(self) -> str:

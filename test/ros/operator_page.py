@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException, WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
@@ -36,6 +36,12 @@ _FLAGS = (
     "--disable-dev-shm-usage",
 )
 _MOVE_MS = 50
+
+
+def _is_passing(error: WebDriverException) -> bool:
+    """Whether the driver looked while the page was replacing what it looked at, or itself by the next page."""
+    passing = (NoSuchElementException, StaleElementReferenceException)
+    return isinstance(error, passing) or "aborted by navigation" in str(error.msg)
 
 
 class OperatorProcess:
@@ -87,15 +93,21 @@ class Page:
         self.driver = driver
 
     def wait(self, what: str, fulfilled: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
-        """Wait until `fulfilled` returns something true, and return it."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
+        """Wait until `fulfilled` returns something true, and return it.
+
+        A standstill of the whole machine counts as a second: what is waited for stood still as well.
+        """
+        waited_s = 0.0
+        while waited_s < timeout_s:
+            begun = time.monotonic()
             try:
                 if result := fulfilled():
                     return result
-            except StaleElementReferenceException:
-                pass  # the page has just replaced it
+            except WebDriverException as error:
+                if not _is_passing(error):
+                    raise
             time.sleep(0.05)
+            waited_s += min(time.monotonic() - begun, 1.0)
         text = self.driver.execute_script("return document.body.innerText")
         raise AssertionError(f"waited {timeout_s:g} s in vain for {what}; the page says:\n{text}\n{self.complaints}")
 

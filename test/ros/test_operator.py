@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,17 +167,10 @@ def open_page(page: Page, operator: OperatorProcess, query: str = "") -> None:
 def follow_still_target(page: Page, camera: Camera, client: Client, kind: str) -> str:
     """Draw a box in one movement around the target, which keeps still; the id it gets."""
     camera.still = True
+    page.wait("the tracker's answers", lambda: not page.text("#hint"))
     page.wait("an image of the still target", lambda: camera.truth.get(page.stamp()) == camera.truth[camera.stamps[-1]])
     mark = client.events.mark
     page.drag(*corners(page, camera.truth[page.stamp()]), kind)
-    if kind == "touch":
-        # A drag by touch came to nothing in 3 of 8 runs; whether the driver or the page loses it is not known. An
-        # operator would draw again.
-        deadline = time.monotonic() + 5.0
-        while time.monotonic() < deadline and not client.events.since(mark):
-            time.sleep(0.1)
-        if not client.events.since(mark):
-            page.drag(*corners(page, camera.truth[page.stamp()]), kind)
     return client.event(TrackEvent.INITIALIZED, mark=mark).id
 
 
@@ -199,6 +192,28 @@ def measured_boxes(operator: OperatorProcess, number: int) -> list[tuple[int, XY
         return found
 
     return asyncio.run(asyncio.wait_for(collect(), WAIT_S))
+
+
+def send_box_on_first_image(operator: OperatorProcess, box: XYWH) -> tuple[dict[str, Any], float]:
+    """Connect, and send a box on the first image that comes; the reply, and how long it took, s."""
+
+    async def send() -> tuple[dict[str, Any], float]:
+        origin = operator.address[:-1]
+        opening = {"url": f"{origin}/socket", "headers": {"Origin": origin}}
+        async with aiohttp.ClientSession() as http, http.ws_connect(**opening) as ws:
+            sent = None
+            while True:
+                message = await ws.receive()
+                if message.type is aiohttp.WSMsgType.BINARY and sent is None:
+                    stamp = unpack_frame(message.data)[0]["stamp"]
+                    sent = time.monotonic()
+                    await ws.send_json({"type": "follow", "number": 1, "stamp": stamp, "box": box, "id": ""})
+                elif message.type is aiohttp.WSMsgType.TEXT and sent is not None:
+                    reply = message.json()
+                    if reply["type"] == "reply":
+                        return reply, time.monotonic() - sent
+
+    return asyncio.run(asyncio.wait_for(send(), WAIT_S))
 
 
 # -- pick and watch --------------------------------------------------------------------------------------------------
@@ -326,6 +341,22 @@ def test_a_tap_freezes_and_the_next_one_goes_on(camera: Camera, operate: Callabl
         page.wait("newer images on the screen", lambda stamp=frozen: page.stamp() > stamp)
 
 
+def test_a_box_waits_until_ros_has_found_the_tracker(
+    client: Client, camera: Camera, operate: Callable[..., OperatorProcess]
+):
+    """A new page may show images before its process knows of the tracker."""
+    camera.still = True
+    mark = client.events.mark
+    operator = operate()
+    reply, waited_s = send_box_on_first_image(operator, camera.truth[camera.stamps[-1]])
+    # On a machine that stands still the tracker is found later; then the operator draws again.
+    while not reply["ok"]:
+        assert "nobody listens on /tracker/init" in reply["text"]
+        assert waited_s > 1.9
+        reply, waited_s = send_box_on_first_image(operator, camera.truth[camera.stamps[-1]])
+    client.event(TrackEvent.INITIALIZED, mark=mark)
+
+
 # -- the process -------------------------------------------------------------------------------------------------------
 
 
@@ -424,3 +455,33 @@ def test_a_wrong_parameter_is_named_in_one_line_and_the_status_is_one(parameter:
     (line,) = child.stderr.strip().splitlines()
     assert line.startswith("operator: ")
     assert complaint in line
+
+
+def test_the_benchmark_ends_on_sigterm_with_all_its_processes():
+    command = [sys.executable, str(ROOT / "scripts" / "operator_bench.py"), "--seconds", "2"]
+    bench = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 2 * WAIT_S
+        # Itself, node, camera, page and viewer.
+        while len(session_of(bench.pid)) < 5:
+            assert bench.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        bench.send_signal(signal.SIGTERM)
+        assert bench.wait(WAIT_S) == 128 + signal.SIGTERM
+        assert session_of(bench.pid) == []
+    finally:
+        for pid in session_of(bench.pid):
+            os.kill(pid, signal.SIGKILL)
+        bench.wait()
+
+
+def session_of(leader: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                found.append(int(stat.parent.name))
+    return found

@@ -12,7 +12,7 @@ const BAD_EVENTS = new Set(["REJECTED", "LOST"]);
 const at = (id) => document.getElementById(id);
 const view = new View(at("picture"), at("stage"));
 const targets = new Targets(at("targets"), (id) => command("cancel", { id }, `cancel ${id}`));
-const asked = new Map(); // number of a command -> what it was
+const asked = new Map(); // number of a command -> {what, stamp}: what it was and, of a box, on which image
 const pending = new Map(); // stamp of a box -> timer, until the tracker says what became of it
 let newest = 0; // sequence of the last frame shown
 
@@ -31,23 +31,25 @@ const link = new Link({
   },
   status: updateStatus,
   event: (message) => {
-    clearTimeout(pending.get(message.stamp));
-    pending.delete(message.stamp);
+    forget(message.stamp);
     tellEvent(message, message.t);
   },
   reply: (message) => {
-    const what = asked.get(message.number) ?? "message";
+    const { what, stamp } = asked.get(message.number) ?? { what: "message" };
     asked.delete(message.number);
-    if (!message.ok) tell(`${what} refused: ${message.text}`, true);
-    else if (what === "cancel all") tell(`cancel all: ${message.text}`);
+    if (!message.ok) {
+      forget(stamp);
+      tell(`${what} refused: ${message.text}`, true);
+    } else if (what === "cancel all") tell(`cancel all: ${message.text}`);
   },
   frame: showFrame,
   roundTrip: (ms) => (at("round-trip").textContent = `${Math.round(ms)} ms`),
 });
 const picker = new Picker(at("picture"), view, (stamp, box) => {
   const rounded = box.map((value) => Math.round(value * 100) / 100);
-  if (!command("follow", { stamp, box: rounded, id: at("box-for").value }, "box")) return;
+  if (!command("follow", { stamp, box: rounded, id: at("box-for").value }, "box")) return false;
   pending.set(stamp, setTimeout(() => tell("the tracker has not answered the box", true), 5000));
+  return true;
 });
 
 at("cancel-all").addEventListener("click", () => command("cancel_all", {}, "cancel all"));
@@ -60,8 +62,14 @@ setInterval(updateBadge, 100);
 function command(type, fields, what) {
   const number = link.send(type, fields);
   if (number === null) tell(`${what}: no connection`, true);
-  else asked.set(number, what);
+  else asked.set(number, { what, stamp: fields.stamp });
   return number !== null;
+}
+
+/** Wait no longer for what becomes of a box. */
+function forget(stamp) {
+  clearTimeout(pending.get(stamp));
+  pending.delete(stamp);
 }
 
 async function showFrame(header, jpeg) {

@@ -10,7 +10,7 @@ export class Picker {
   #chosen;
   #pointer = null; // {id, start, wasLive}
 
-  /** `chosen(stamp, box)` is called with a box, px of the camera's image. */
+  /** `chosen(stamp, box)` is called with a box, px of the camera's image, and says whether it was sent. */
   constructor(canvas, view, chosen) {
     this.#view = view;
     this.#chosen = chosen;
@@ -46,12 +46,8 @@ export class Picker {
     this.#pointer = null;
     this.#view.drawBox(null);
     const stamp = this.#view.header.stamp;
-    if (box) {
-      this.#view.resume();
-      this.#chosen(stamp, box);
-    } else if (!wasLive) {
-      this.#view.resume();
-    }
+    // What could not be sent can be drawn again, on the same image.
+    if (box ? this.#chosen(stamp, box) : !wasLive) this.#view.resume();
   }
 
   #abandon(event) {
