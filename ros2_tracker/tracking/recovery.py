@@ -33,6 +33,8 @@ _PLACES = 8
 _SOONEST = 0.5
 # Share of the score of a find under which the last place is looked at in every second image only.
 _HOPELESS = 0.5
+# Share of the likeness that is accepted under which a find is not even published as UNCERTAIN.
+_GUESS_SHARE = 0.5
 # Of a new likeness in the smoothed one.
 _NEW_SHARE = 0.25
 
@@ -135,7 +137,8 @@ class Search:
             # What a wide search finds is to be looked at first.
             return WayBack(settings.accept_above, math.inf)
         if self.likeness < settings.accept_likeness:
-            return WayBack(settings.accept_above, math.inf, settings.guess_after)
+            told = self.likeness >= _GUESS_SHARE * settings.accept_likeness
+            return WayBack(settings.accept_above, math.inf, settings.guess_after if told else math.inf)
         # The more alike, the sooner.
         missing = (1.0 - self.likeness) / max(1.0 - settings.accept_likeness, 1e-6)
         after = settings.accept_after * min(max(missing, _SOONEST), 1.0)

@@ -197,9 +197,12 @@ def test_only_a_find_that_is_like_what_was_lost_can_be_the_target():
     alike = search.after([found(0.5)], False, 1.0, SETTINGS)
     assert alike.way_back(SETTINGS).after == pytest.approx(0.5 * SETTINGS.accept_after), "the more alike, the sooner"
     for _ in range(20):
-        liked = liked.after([found(0.5)], False, 0.1, SETTINGS)
-    assert liked.likeness == pytest.approx(0.1, abs=0.01), "of its last looks, not of one"
+        liked = liked.after([found(0.5)], False, 0.4, SETTINGS)
+    assert liked.likeness == pytest.approx(0.4, abs=0.01), "of its last looks, not of one"
     assert liked.way_back(SETTINGS) == (SETTINGS.accept_above, math.inf, SETTINGS.guess_after)
+    for _ in range(20):
+        liked = liked.after([found(0.5)], False, 0.1, SETTINGS)
+    assert liked.way_back(SETTINGS) == (SETTINGS.accept_above, math.inf, math.inf), "something else: not told at all"
 
 
 def test_place_outside_the_image_is_searched_inside_it():
