@@ -1,11 +1,15 @@
 """What IBFP's online branch is worth, and what it costs.
 
     python scripts/ibfp_online.py margin WEIGHTS.safetensors SEQUENCES [NAME ...] [--config TRAINING.yaml] [--frames N]
+                                         [--set SETTING=VALUE ...] [--true-lessons]
     python scripts/ibfp_online.py cost
 
 `margin` searches each frame around the true box of the frame before, so that every map is asked the same, and takes
-the highest score inside the true box less the highest one more than a target's size away from it: the offline map's,
-that of the mixed map with the branch as fitted to the first frame, and that with the branch as it goes on learning.
+the highest score inside the true box less the highest one more than a target's size away from it: of the offline map,
+of the online one and of both mixed, with the branch as fitted to the first frame and as it goes on learning. Beside it
+the same as a share of the higher of both scores, which does not depend on a map's scale (1 less the ratio of the peaks
+where the target is ahead; 1 where nothing else answers), and the share of frames in which the target is ahead.
+`--set` changes settings of the branch; with `--true-lessons` it learns from the true boxes, not from those it found.
 `cost` times the branch with as many features as the published network has, beside that network, on one thread.
 """
 
@@ -14,13 +18,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
@@ -34,6 +39,7 @@ from ros2_tracker.models.variant import Variant, load_variant
 from ros2_tracker.tracking.crop import Region
 from ros2_tracker.tracking.frame import frame_from_array
 from ros2_tracker.tracking.geometry import Box
+from ros2_tracker.tracking.ibfp import Lesson
 from ros2_tracker.tracking.ibfp_crop import first_views
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.training.config import load_config
@@ -42,23 +48,35 @@ _APART = 1.0
 """A distractor's cell is at least so far from the true box, in widths and heights."""
 
 
-@dataclass
-class Margins:
-    """Of one sequence, a value a frame."""
-
-    offline: list[float] = field(default_factory=list)
-    fitted: list[float] = field(default_factory=list)
-    learning: list[float] = field(default_factory=list)
-
-    def text(self) -> str:
-        """Mean margins, and shares of frames in which the target is ahead."""
-        parts = (np.array(part) for part in (self.offline, self.fitted, self.learning))
-        return " | ".join(f"{part.mean():+.2f}, {(part > 0).mean():4.0%}" for part in parts)
+_MAPS = ("offline", "fitted alone", "fitted, mixed", "learning alone", "learning, mixed")
+_LEAST_SCORE = 1e-3
 
 
-def network_of(weights: Path, config: Path | None) -> TrackingNetwork:
-    """In torch; `config` is of the run that made the weights."""
+@dataclass(frozen=True)
+class Peaks:
+    """Highest scores of one sequence, (frames, maps): inside the true box, and far from it."""
+
+    inside: NDArray[np.floating]
+    outside: NDArray[np.floating]
+
+    @property
+    def summary(self) -> NDArray[np.floating]:
+        """(3, maps): mean margin, mean margin as a share of the higher score, share of frames with the target ahead."""
+        inside, outside = np.maximum(self.inside, 0.0), np.maximum(self.outside, 0.0)
+        shares = (inside - outside) / np.maximum(np.maximum(inside, outside), _LEAST_SCORE)
+        ahead = self.inside > self.outside
+        return np.stack([(self.inside - self.outside).mean(0), shares.mean(0), ahead.mean(0)])
+
+
+def text(summary: NDArray[np.floating]) -> str:
+    """As cells of a table."""
+    return " | ".join(f"{margin:+.2f}, {share:+.2f}, {ahead:.0%}" for margin, share, ahead in summary.T)
+
+
+def network_of(weights: Path, config: Path | None, online: dict[str, object]) -> TrackingNetwork:
+    """In torch; `config` is of the run that made the weights, `online` settings of the branch."""
     variant = load_variant("ibfp-r18")
+    variant = replace(variant, online={**variant.online, **online})
     if config is not None:
         variant = replace(variant, network={**variant.network, **load_config(config).network})
     network = build_network(variant)
@@ -66,56 +84,64 @@ def network_of(weights: Path, config: Path | None) -> TrackingNetwork:
     return TrackingNetwork(variant, torch_engines(network, variant, weights.name))
 
 
-def margins(network: TrackingNetwork, folder: Path, frames: int) -> Margins:
+def peaks_of(network: TrackingNetwork, folder: Path, frames: int, true_lessons: bool) -> Peaks:
     """Through one sequence."""
     source = ImageFolder(folder / "img", folder / "groundtruth_rect.txt")
-    found, family = Margins(), network.family
+    family = network.family
     weight = family.settings.weight
     boxes = [Box(*row) for row in source.ground_truth[: frames + 1]]
     first = frame_from_array(cv2.imread(str(source.files[0])))
     appearance = start = family.appearance(first, boxes[0])
+    found = []
     for number, (last, box) in enumerate(pairwise(boxes), start=1):
         if not np.isfinite([*last.as_tuple(), *box.as_tuple()]).all():
             continue
         frame = frame_from_array(cv2.imread(str(source.files[number])))
         look = family.look(appearance, frame, last)
         (answer,) = network.infer([look])
-        offline = answer["linear_map"]
-        maps = [(1.0 - weight) * offline + weight * a.online.response(answer["features"]) for a in (start, appearance)]
-        values = [margin(each, look.region, box) for each in (offline, *maps)]
-        appearance = family.renewed(appearance, frame, family.proposal(look, answer), number)
-        if np.isfinite(values).all():
-            for kept, value in zip((found.offline, found.fitted, found.learning), values, strict=True):
-                kept.append(value)
-    return found
+        maps = [answer["linear_map"]]
+        for each in (start, appearance):
+            response = each.online.response(answer["features"])
+            maps += [response, (1.0 - weight) * answer["linear_map"] + weight * response]
+        found.append([peaks(each, look.region, box) for each in maps])
+        proposal = family.proposal(look, answer)
+        if true_lessons:
+            side = look.region.side
+            place = ((box.cx - look.region.x) / side, (box.cy - look.region.y) / side, box.w / side, box.h / side)
+            hard = proposal.lesson is not None and proposal.lesson.hard
+            proposal = replace(proposal, lesson=Lesson(np.asarray(answer["features"], np.float32), place, hard))
+        appearance = family.renewed(appearance, frame, proposal, number)
+    inside, outside = np.moveaxis(np.array(found), 2, 0)
+    known = np.isfinite(inside[:, 0] - outside[:, 0])
+    return Peaks(inside[known], outside[known])
 
 
-def margin(score_map: NDArray[np.floating], region: Region, box: Box) -> float:
-    """Highest score in the box less the highest far from it; NaN where the box has no cell."""
+def peaks(score_map: NDArray[np.floating], region: Region, box: Box) -> tuple[float, float]:
+    """Highest scores in the box and far from it; NaN where there is no such cell."""
     cells = score_map.shape[0]
     places = (np.arange(cells) + 0.5) / cells * region.side
     x, y = np.abs(region.x + places - box.cx) / box.w, np.abs(region.y + places - box.cy) / box.h
     inside = (y[:, None] <= 0.5) & (x[None, :] <= 0.5)
     outside = (y[:, None] > 0.5 + _APART) | (x[None, :] > 0.5 + _APART)
     if not inside.any() or not outside.any():
-        return float("nan")
-    return float(score_map[inside].max() - score_map[outside].max())
+        return float("nan"), float("nan")
+    return float(score_map[inside].max()), float(score_map[outside].max())
 
 
 def show_margins(arguments: argparse.Namespace) -> None:
     """A row a sequence."""
-    network = network_of(arguments.weights, arguments.config)
+    online = dict(setting.split("=", 1) for setting in arguments.set)
+    network = network_of(arguments.weights, arguments.config, {k: yaml.safe_load(v) for k, v in online.items()})
     names = arguments.names or sorted(p.name for p in arguments.sequences.iterdir() if (p / "img").is_dir())
-    total = Margins()
-    print("| sequence | offline: margin, ahead | fitted to the first frame | learning |\n|---|---|---|---|")
+    print(f"| sequence | {' | '.join(_MAPS)} |\n|{'---|' * (1 + len(_MAPS))}")
+    summaries = []
     for name in names:
-        found = margins(network, arguments.sequences / name, arguments.frames)
-        for all_of, own in zip(vars(total).values(), vars(found).values(), strict=True):
-            all_of.append(float(np.mean(own)))
-        print(f"| {name} | {found.text()} |", flush=True)
-    wins = np.mean(np.array(total.learning) > np.array(total.offline))
-    print(f"| mean of {len(names)} sequences | {' | '.join(f'{np.mean(v):+.2f}' for v in vars(total).values())} |")
-    print(f"margin higher than the offline map's in {wins:.0%} of the sequences")
+        found = peaks_of(network, arguments.sequences / name, arguments.frames, arguments.true_lessons)
+        summaries.append(found.summary)
+        print(f"| {name} | {text(summaries[-1])} |", flush=True)
+    print(f"| mean of {len(names)} sequences | {text(np.mean(summaries, axis=0))} |")
+    margin, share, _ = np.mean(np.array(summaries)[:, :, -1] > np.array(summaries)[:, :, 0], axis=0)
+    print(f"learning and mixed: margin higher than offline in {margin:.0%} of the sequences, its share in {share:.0%}")
 
 
 def show_cost(arguments: argparse.Namespace) -> None:
@@ -187,6 +213,8 @@ def main() -> None:
     one.add_argument("names", nargs="*")
     one.add_argument("--config", type=Path)
     one.add_argument("--frames", type=int, default=100)
+    one.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
+    one.add_argument("--true-lessons", action="store_true")
     one.set_defaults(run=show_margins)
     verbs.add_parser("cost").set_defaults(run=show_cost)
     arguments = parser.parse_args()

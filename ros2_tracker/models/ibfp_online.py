@@ -25,6 +25,8 @@ _DROPOUTS = 2
 _DROPPED = 0.2
 """Share of the channels."""
 _SEED = 1
+_LEAST = 1e-8
+"""In place of regularisations and weights that would be divided by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +36,30 @@ class Memory:
     features: tuple[Tensor, ...]
     labels: tuple[Tensor, ...]
     weights: Tensor
+    first: int
+    """How many of them, the foremost, are of the first frame: nothing takes their place."""
 
     @classmethod
     def of(cls, features: Sequence[Tensor], labels: Sequence[Tensor]) -> Memory:
-        """Samples of the same weight."""
-        return cls(tuple(features), tuple(labels), torch.full((len(features),), 1.0 / len(features)))
+        """Of the first frame, of the same weight."""
+        count = len(features)
+        return cls(tuple(features), tuple(labels), torch.full((count,), 1.0 / count), count)
 
-    def with_sample(self, features: Tensor, label: Tensor, rate: float, limit: int) -> Memory:
-        """With one more, which takes `rate` of all weight; beyond `limit` it takes the place of the least important."""
+    def with_sample(self, features: Tensor, label: Tensor, rate: float, settings: OnlineSettings) -> Memory:
+        """With one more, which takes `rate` of all weight; a full memory gives up its least important later one."""
         kept_features, kept_labels, weights = list(self.features), list(self.labels), self.weights * (1.0 - rate)
-        if len(kept_features) < limit:
+        if len(kept_features) < settings.memory:
             kept_features.append(features)
             kept_labels.append(label)
             weights = torch.cat([weights, torch.tensor([rate])])
         else:
-            oldest = int(weights.argmin())
+            oldest = self.first + int(weights[self.first :].argmin())
             kept_features[oldest], kept_labels[oldest], weights[oldest] = features, label, rate
-        return Memory(tuple(kept_features), tuple(kept_labels), weights / weights.sum())
+        late = weights[self.first :]
+        share = max(float(1.0 - late.sum() / weights.sum()), settings.first_weight)
+        early = torch.full((self.first,), share / self.first)
+        weights = torch.cat([early, late * ((1.0 - share) / late.sum().clamp_min(_LEAST))])
+        return Memory(tuple(kept_features), tuple(kept_labels), weights, self.first)
 
 
 class FilterBranch:
@@ -70,18 +79,18 @@ class FilterBranch:
         together = samples.transpose(0, 1)
         weights = torch.full((len(samples),), 1.0 / len(samples))
 
+        # Conjugate gradients see each parameter times the root of its regularisation: ATOM's preconditioner, without
+        # which ten of them hardly move the projection.
+        scales = [max(r, _LEAST) ** 0.5 for r in (settings.projection_regularisation, settings.filter_regularisation)]
+
         def residuals(projection: Tensor, kernel: Tensor) -> Tensors:
             # Their product first: a quarter of the work.
-            response = responses(together, kernel @ projection)
-            return (
-                weighted_errors(response, labels, weights, settings.hinge),
-                settings.filter_regularisation**0.5 * kernel,
-                settings.projection_regularisation**0.5 * projection,
-            )
+            response = responses(together, kernel / scales[1] @ (projection / scales[0]))
+            return weighted_errors(response, labels, weights, settings.hinge), kernel, projection
 
-        projection, kernel = gauss_newton(
-            residuals, (projection, kernel), settings.fit_steps, settings.fit_iterations
-        )
+        start = (projection * scales[0], kernel * scales[1])
+        projection, kernel = gauss_newton(residuals, start, settings.fit_steps, settings.fit_iterations)
+        projection, kernel = projection / scales[0], kernel / scales[1]
         projected = [_projected(sample, projection) for sample in samples]
         return FilterModel(settings, projection, kernel, Memory.of(projected, labels.unbind()))
 
@@ -110,7 +119,7 @@ class FilterModel:
         settings = self.settings
         corners = features.shape[-1] + 1
         label = labels_of(torch.tensor([[*map(float, place)]]), corners, settings.sigma, at_corners=True)[0]
-        return replace(self, memory=self.memory.with_sample(self._projected(features), label, rate, settings.memory))
+        return replace(self, memory=self.memory.with_sample(self._projected(features), label, rate, settings))
 
     def updated(self) -> FilterModel:
         """See `OnlineModel.updated`: one Gauss-Newton step of the filter."""
@@ -178,11 +187,14 @@ def first_samples(
 
 
 def labels_of(places: Tensor, count: int, sigma: float, at_corners: bool) -> Tensor:
-    """Gaussians of height 1, `sigma` of the target's size wide: (N, 4) in search sides -> (N, count, count)."""
+    """Gaussians of height 1, round, as ATOM's: (N, 4) in search sides -> (N, count, count).
+
+    `sigma` is of the root of the target's area: a quarter of a narrow target's width is less than half a cell, of
+    which the outputs would see no more than a speck.
+    """
     at = positions(count, at_corners)
-    x, y = (
-        torch.exp(-0.5 * ((at - places[:, a : a + 1]) / (sigma * places[:, a + 2 : a + 3])).square()) for a in (0, 1)
-    )
+    widths = sigma * (places[:, 2:3] * places[:, 3:4]).sqrt()
+    x, y = (torch.exp(-0.5 * ((at - places[:, a : a + 1]) / widths).square()) for a in (0, 1))
     return y[:, :, None] * x[:, None, :]
 
 
@@ -192,11 +204,13 @@ def positions(count: int, at_corners: bool) -> Tensor:
 
 
 def onto_head(response: Tensor, at_corners: bool) -> Tensor:
-    """(n, n) to the centres of twice as many cells, as the offline map has them: bilinear."""
-    count = response.shape[-1]
-    cells = count - 1 if at_corners else count
-    step = 1.0 / cells
-    wanted = positions(2 * cells, at_corners=False)
-    given = positions(count, at_corners)
-    weights = (1.0 - (wanted.clamp(given[0], given[-1])[:, None] - given).abs() / step).clamp_min(0.0)
-    return weights @ response @ weights.T
+    """(n, n) to the centres of twice as many cells, as the offline map has them.
+
+    Bicubic, our reading: the paper only says "upsampled", and ATOM's interpolation does not flatten peaks, either.
+    Around a corner with a peak of 1, a square target's label is 0.93 at these centres; bilinear weights make it 0.78.
+    """
+    cells = response.shape[-1] - 1 if at_corners else response.shape[-1]
+    along = 2.0 * positions(2 * cells, at_corners=False) - 1.0
+    grid = torch.stack(torch.meshgrid(along, along, indexing="xy"), dim=-1)
+    given = response[None, None]
+    return F.grid_sample(given, grid[None], "bicubic", padding_mode="border", align_corners=at_corners)[0, 0]

@@ -76,7 +76,7 @@ class LayersModel:
         sample = unit_power(torch.from_numpy(features)[None])[0]
         at = torch.tensor([[*map(float, place)]])
         label = labels_of(at, features.shape[-1], settings.sigma, at_corners=False)[0]
-        return replace(self, memory=self.memory.with_sample(sample, label, rate, settings.memory))
+        return replace(self, memory=self.memory.with_sample(sample, label, rate, settings))
 
     def updated(self) -> LayersModel:
         """See `OnlineModel.updated`."""

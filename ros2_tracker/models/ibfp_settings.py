@@ -24,6 +24,7 @@ _RANGES = {
     "hidden": (1, 1024),
     "rate": (0.0, 1.0),
     "hard_rate": (0.0, 1.0),
+    "first_weight": (0.0, 0.99),
     "fit_steps": (1, 1000),
     "fit_iterations": (1, 1000),
     "iterations": (1, 1000),
@@ -35,7 +36,7 @@ _RANGES = {
     "distractor": (0.0, 1.0),
     "hard_negative": (0.0, 1.0),
     "neighbourhood": (0.1, 10.0),
-    "displacement": (0.0, 10.0),
+    "displacement": (0.0, 1.5),
 }
 
 
@@ -60,18 +61,20 @@ class OnlineSettings:
     """Weight of a frame's sample against all before it. Higher forgets sooner."""
     hard_rate: float = 0.02
     """The same where a distractor was seen."""
+    first_weight: float = 0.25
+    """What the samples of the first frame weigh at least, all together. Higher holds on to the first look."""
     fit_steps: int = 6
     """Gauss-Newton steps on the first frame; tens of steps of SGD for `layers`."""
     fit_iterations: int = 10
     """Conjugate gradients of each."""
     iterations: int = 5
-    """Conjugate gradients, or steps of SGD, of an update."""
+    """Conjugate gradients, or steps of SGD, of an update. Higher follows a changing look sooner, and costs more."""
     filter_regularisation: float = 0.1
     projection_regularisation: float = 1e-4
     hinge: float = 0.05
     """Labels below it ask for a response of 0 or less."""
     sigma: float = 0.25
-    """Of a label, over the target's width and height."""
+    """Of a label, over the root of the target's area."""
     not_found: float = 0.25
     """Where the highest score is below, the target was not found: its box stays. Higher gives up sooner."""
     distractor: float = 0.8
@@ -81,7 +84,7 @@ class OnlineSettings:
     neighbourhood: float = 2.2
     """In widths and heights of the target around a peak: what belongs to it."""
     displacement: float = 0.8
-    """How far, in target sizes, a target may have moved where there is a distractor."""
+    """How far, in halves of the search side, a target may have moved where there is a distractor."""
 
     def __post_init__(self) -> None:
         """ValueError naming a value out of range."""

@@ -198,7 +198,7 @@ def find_peak(score_map: NDArray[np.floating], size: tuple[float, float], settin
     other = _best(rest)
     second = float(rest[other])
     if second > settings.distractor * first:
-        reach = settings.displacement * math.sqrt(size[0] * size[1]) * cells
+        reach = settings.displacement * 0.5 * cells
         close = [math.dist(at, (0.5 * (cells - 1),) * 2) <= reach for at in (cell, other)]
         if close[0] == close[1]:
             return Peak(cell, sure=False)

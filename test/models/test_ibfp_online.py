@@ -118,13 +118,13 @@ def test_the_filter_answers_as_a_convolution():
 
 
 @pytest.mark.parametrize("at_corners", [True, False])
-def test_labels_are_gaussians_where_the_outputs_are(at_corners):
+def test_labels_are_round_gaussians_where_the_outputs_are(at_corners):
     place, count = (0.4, 0.65, 0.2, 0.3), 10
     found = online.labels_of(torch.tensor([place]), count, 0.25, at_corners)[0].numpy()
     for row in range(count):
         for column in range(count):
             x, y = (i / (count - 1) if at_corners else (i + 0.5) / count for i in (column, row))
-            distance = ((x - 0.4) / (0.25 * 0.2)) ** 2 + ((y - 0.65) / (0.25 * 0.3)) ** 2
+            distance = ((x - 0.4) ** 2 + (y - 0.65) ** 2) / (0.25**2 * 0.2 * 0.3)
             assert found[row, column] == pytest.approx(np.exp(-0.5 * distance), abs=1e-5)
 
 
@@ -136,15 +136,19 @@ def test_errors_are_hinged_below_the_label_and_weighted():
 
 
 @pytest.mark.parametrize("at_corners", [True, False])
-def test_responses_are_interpolated_to_the_cells_of_the_head(at_corners):
-    count = 7 if at_corners else 6
-    given = online.positions(count, at_corners).numpy()
-    response = np.random.default_rng(0).normal(size=(count, count))
-    found = online.onto_head(torch.from_numpy(response).float(), at_corners).numpy()
-    wanted = (np.arange(12) + 0.5) / 12
-    rows = np.stack([np.interp(wanted, given, column) for column in response.T], axis=1)
-    expected = np.stack([np.interp(wanted, given, row) for row in rows])
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+def test_responses_are_interpolated_to_the_cells_of_the_head_without_flattening_peaks(at_corners):
+    cells, place = 9, torch.tensor([[0.5, 0.4, 0.5, 0.5]])
+    count = cells + 1 if at_corners else cells
+    response = online.labels_of(place, count, 0.25, at_corners)[0]
+    wanted = online.labels_of(place, 2 * cells, 0.25, at_corners=False)[0]
+    found = online.onto_head(response, at_corners)
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, atol=0.03)  # linear weights are up to 0.12 off
+
+    ramp = 3.0 * online.positions(count, at_corners)
+    along = online.onto_head(ramp.expand(count, count), at_corners)[5].numpy()
+    expected = 3.0 * online.positions(2 * cells, at_corners=False).numpy()
+    np.testing.assert_allclose(along[3:-3], expected[3:-3], atol=0.02)  # a cell is 0.17
 
 
 # --- what is learnt ---
@@ -201,14 +205,39 @@ def test_remembering_alone_changes_no_answer():
     assert np.array_equal(later.response(question), model.response(question))
 
 
-def test_the_memory_forgets_the_least_important():
-    one, label = torch.zeros(2, 3, 3), torch.zeros(4, 4)
-    memory = online.Memory.of([one + i for i in range(3)], [label] * 3)
-    memory = memory.with_sample(one + 3, label, 0.1, limit=4)
-    np.testing.assert_allclose(memory.weights, [0.3, 0.3, 0.3, 0.1], atol=1e-6)
-    memory = memory.with_sample(one + 4, label, 0.4, limit=4)
-    assert [float(sample[0, 0, 0]) for sample in memory.features] == [0, 1, 2, 4]
-    np.testing.assert_allclose(memory.weights, np.array([0.18, 0.18, 0.18, 0.4]) / 0.94, atol=1e-6)
+def remembering(memory, values, rates, settings):
+    """With a sample for each value, which fills its features."""
+    for value, rate in zip(values, rates, strict=True):
+        memory = memory.with_sample(torch.full((2, 3, 3), float(value)), torch.zeros(4, 4), rate, settings)
+    return memory
+
+
+def test_the_memory_forgets_the_least_important_later_sample():
+    settings = OnlineSettings(memory=32, first_weight=0.0)
+    first = online.Memory.of([torch.zeros(2, 3, 3)] * 30, [torch.zeros(4, 4)] * 30)
+    memory = remembering(first, [1, 2], [0.1, 0.4], settings)
+    np.testing.assert_allclose(memory.weights, [0.9 * 0.6 / 30] * 30 + [0.06, 0.4], atol=1e-6)
+    memory = remembering(memory, [3], [0.2], settings)
+    assert [float(sample[0, 0, 0]) for sample in memory.features] == [0.0] * 30 + [3.0, 2.0]
+    left = 0.9 * 0.6 * 0.8 + 0.2 + 0.4 * 0.8
+    np.testing.assert_allclose(memory.weights[-2:], [0.2 / left, 0.4 * 0.8 / left], atol=1e-6)
+    assert float(memory.weights.sum()) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_first_frame_keeps_a_quarter_of_the_weight():
+    first = online.Memory.of([torch.zeros(2, 3, 3)] * 4, [torch.zeros(4, 4)] * 4)
+    memory = remembering(first, range(1, 400), [0.02] * 399, OnlineSettings())
+    assert len(memory.features) == 250
+    np.testing.assert_allclose(memory.weights[:4], 0.25 / 4, atol=1e-6)
+    assert all(not sample.any() for sample in memory.features[:4])
+    assert float(memory.weights.sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_sample_may_weigh_nothing_or_all(rate):
+    first = online.Memory.of([torch.zeros(2, 3, 3)] * 4, [torch.zeros(4, 4)] * 4)
+    weights = remembering(first, [1], [rate], OnlineSettings(first_weight=0.0)).weights
+    np.testing.assert_allclose(weights, [(1.0 - rate) / 4] * 4 + [rate], atol=1e-6)
 
 
 # --- settings ---

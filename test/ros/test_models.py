@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("rclpy", reason="ROS 2 is not there")
 pytest.importorskip("vision_msgs.msg", reason="vision_msgs is not there")
@@ -15,7 +20,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from scene import box_at, render
 
-from ros2_tracker.models.variant import load_variant, user_weights_dir
+from ros2_tracker.models.variant import VARIANTS_DIR, load_variant, user_weights_dir
 
 AT = (100, 90)
 
@@ -54,15 +59,16 @@ def test_model_by_name_once_its_weights_are_there(start_node, folder: Path):
         assert 0.0 < status.score <= 1.0
 
 
-@pytest.mark.parametrize("name", ["transinmo", "ibfp-r18"])
-def test_models_with_a_template_graph(start_node, folder: Path, name: str):
-    """IBFP's first frame is twenty templates and a branch that is fitted to them: the node answers late, but does."""
+def answers(start_node, folder: Path, name: str, settings: Mapping[str, object]) -> None:
+    """With weights of no meaning, of the variant with these settings of its network."""
     torch = pytest.importorskip("torch", reason="the networks need torch")
     save_file = pytest.importorskip("safetensors.torch").save_file
     from ros2_tracker.models.build import build_network
 
     torch.manual_seed(1)
-    save_file(build_network(load_variant(name)).state_dict(), folder / f"{name}.safetensors")
+    chosen = load_variant(name)
+    chosen = replace(chosen, network={**chosen.network, **settings})
+    save_file(build_network(chosen).state_dict(), folder / f"{name}.safetensors")
     node = start_node({"model": name})
     engine = node.diagnosis("engine", lambda s: s.level == DiagnosticStatus.OK)
     assert next(v.value for v in engine.values if v.key == "model") == name
@@ -71,3 +77,35 @@ def test_models_with_a_template_graph(start_node, folder: Path, name: str):
         status = node.follow(render(AT), "car")
         assert 0.0 <= status.reliability <= 1.0
         assert 0.0 <= status.score <= 1.0
+
+
+@pytest.mark.parametrize("name", ["transinmo", "ibfp-r18"])
+def test_models_with_a_template_graph(start_node, folder: Path, name: str):
+    """IBFP's first frame is twenty templates and a branch that is fitted to them: the node answers late, but does."""
+    answers(start_node, folder, name, {})
+
+
+NARROW = {
+    "transinmo-star": {"depths": [1, 1, 1, 1], "width": 12, "neck_width": 32, "layers": 1},
+    "cnninmo": {"depths": [1, 1, 1, 1], "width": 4, "neck_width": 32},
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_large_models_with_few_channels(
+    start_node, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """Full-size, a start takes minutes of a slow machine; what the node sees of them is the same."""
+    variants = tmp_path / "variants"
+    shutil.copytree(VARIANTS_DIR, variants)
+    settings = yaml.safe_load((variants / f"{name}.yaml").read_text())
+    settings["network"] |= NARROW[name]
+    (variants / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+    # Python runs this file first in every process that has its folder on the path: here the node's.
+    (tmp_path / "sitecustomize.py").write_text(
+        "from pathlib import Path\n"
+        "from ros2_tracker.models import variant\n"
+        f"variant.VARIANTS_DIR = Path({str(variants)!r})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    answers(start_node, folder, name, NARROW[name])

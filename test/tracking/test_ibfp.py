@@ -114,7 +114,7 @@ def asked(offline, online=None, settings=SETTINGS, zoom=1.0, cell=None):
 # --- peaks ---
 
 SIZE = (0.2, 0.2)
-"""Of the target: 7.2 cells; what is within 7.9 cells of a peak belongs to it; 5.8 cells from the middle are near."""
+"""Of the target: 7.2 cells; what is within 7.9 cells of a peak belongs to it; 14.4 cells from the middle are near."""
 
 
 def test_a_clear_peak_is_found_and_learnt_from():
@@ -135,12 +135,13 @@ def test_a_second_peak_is_a_hard_negative():
 
 
 def test_of_two_like_peaks_the_one_near_the_last_place_is_taken():
-    assert find_peak(bumps((18, 30, 0.8), (18, 18, 0.7)), SIZE, SETTINGS) == Peak((18, 18), hard=True)
-    assert find_peak(bumps((18, 18, 0.8), (18, 30, 0.7)), SIZE, SETTINGS) == Peak((18, 18), hard=True)
+    assert find_peak(bumps((18, 34, 0.8), (18, 18, 0.7)), SIZE, SETTINGS) == Peak((18, 18), hard=True)
+    assert find_peak(bumps((18, 18, 0.8), (18, 34, 0.7)), SIZE, SETTINGS) == Peak((18, 18), hard=True)
 
 
-def test_two_like_peaks_far_away_teach_nothing():
-    assert find_peak(bumps((4, 4, 0.8), (18, 30, 0.7)), SIZE, SETTINGS) == Peak((4, 4), sure=False)
+def test_two_like_peaks_both_near_or_both_far_teach_nothing():
+    assert find_peak(bumps((18, 18, 0.8), (18, 30, 0.7)), SIZE, SETTINGS) == Peak((18, 18), sure=False)
+    assert find_peak(bumps((1, 4, 0.8), (18, 34, 0.7)), SIZE, SETTINGS) == Peak((1, 4), sure=False)
 
 
 # --- crops ---
