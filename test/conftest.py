@@ -72,7 +72,7 @@ def blob_engine() -> BlobEngine:
 @pytest.fixture
 def blob_network(blob_engine: BlobEngine) -> TrackingNetwork:
     """The default variant's settings on `blob_engine`."""
-    return TrackingNetwork(load_variant("default"), Engines(blob_engine))
+    return TrackingNetwork(load_variant("onestream-192"), Engines(blob_engine))
 
 
 @pytest.fixture(scope="session")

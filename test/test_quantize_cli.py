@@ -42,7 +42,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def command(folder: Path, *options: str) -> list[str]:
-    return ["quantize", str(folder), "--frames", "6", "--method", "minmax", *options]
+    return ["quantize", str(folder), "--model", "onestream-192", "--frames", "6", "--method", "minmax", *options]
 
 
 @pytest.mark.usefixtures("data_home")
@@ -61,7 +61,7 @@ def test_the_graph_lands_where_it_is_looked_for(data_home: Path, clip: Path, cap
     gpu.touch()
     monkeypatch.setattr(load, "_GPU_FILES", (str(gpu),))
     monkeypatch.setattr(load, "find_spec", lambda name: name)
-    options = load.list_options(load_variant("default"), EngineSettings("tensorrt", "int8"))
+    options = load.list_options(load_variant("onestream-192"), EngineSettings("tensorrt", "int8"))
     assert [(option.file, option.precision, option.missing) for option in options] == [(file, "int8", "")]
 
 
@@ -79,7 +79,7 @@ def test_what_is_printed_and_an_unreadable_image(clip: Path, tmp_path: Path, cap
     assert "other frames compared with fp32: box difference median " in lines[2]
     metadata = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
     assert metadata["precision"] == "int8"
-    engines = load_engines(load_variant("default"), EngineSettings("onnxruntime", "int8", output))
+    engines = load_engines(load_variant("onestream-192"), EngineSettings("onnxruntime", "int8", output))
     assert engines.precision == "int8"
 
 
@@ -169,7 +169,7 @@ def test_no_frame_can_be_used(clip: Path, capsys):
 def test_real_footage_stays_within_the_limits(sequences: Path, tmp_path: Path):
     """A frame or two of every sequence."""
     report = quantize.quantize_checked(
-        load_variant("default"), FP32, sequences, tmp_path / "out.onnx", 26, "minmax", threads=1
+        load_variant("onestream-192"), FP32, sequences, tmp_path / "out.onnx", 26, "minmax", threads=1
     )
     print(report.as_text())
     assert report.sequences >= 3

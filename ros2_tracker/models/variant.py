@@ -14,7 +14,7 @@ import yaml
 _PACKAGE = Path(__file__).resolve().parent.parent
 VARIANTS_DIR = _PACKAGE / "models" / "variants"
 WEIGHTS_DIR = _PACKAGE / "weights"
-DEFAULT = "onestream-192"
+DEFAULT = "multistage-tiny"
 """What the name `default` stands for."""
 EXPLICIT_INT8 = "int8-qdq"
 """Among a variant's graphs: its explicitly quantised one, which is int8, too. TensorRT takes no other."""

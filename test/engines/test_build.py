@@ -18,12 +18,15 @@ def test_engine_is_built_once_and_then_found(tmp_path: Path, capsys: pytest.Capt
     for _ in range(2):
         assert main(command) == 0
         lines += capsys.readouterr().out.splitlines()
-    pattern = r"(\S+/onestream-192-fp32-b(\d)-[0-9a-f]{16}\.engine): (\S+) MiB, (\S+) s, not tested: there was no GPU"
+    pattern = (
+        r"(\S+/multistage-tiny(?:-template)?-fp16-b(\d)-[0-9a-f]{16}\.engine): (\S+) MiB, (\S+) s, "
+        r"not tested: there was no GPU"
+    )
     found = [re.fullmatch(pattern, line) for line in lines]
     assert all(found)
-    # The shipped graph takes any number of targets: one engine for one of them, one for several.
-    assert [each[2] for each in found] == ["1", "4"] * 2
-    first, second = found[:2], found[2:]
+    # The shipped graph takes any number of targets: one engine for one of them, one for several, and the template's.
+    assert [each[2] for each in found] == ["1", "4", "1"] * 2
+    first, second = found[:3], found[3:]
     assert [each[1] for each in first] == [each[1] for each in second]
     entries = EngineCache(tmp_path / "engines").entries()
     assert sorted(str(entry.path) for entry in entries) == sorted(each[1] for each in first)

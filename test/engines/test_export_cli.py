@@ -127,7 +127,7 @@ def test_a_graph_that_fails_is_not_written(weights, tmp_path, capsys, quick, mon
         (["export", "--model", "stark-s50", "-o", "s.onnx", "--batch", "0"], 2, "'0'"),
         (["export", "--model", "stark-s50", "-o", "s.onnx", "--precision", "int8"], 2, "int8"),
         (["export", "--model", "stark-s50", "-o", "s.onnx", "--weights", "none.safetensors"], 1, "none.safetensors"),
-        (["export", "--model", "default", "-o", "s.onnx"], 1, "run from its graph"),
+        (["export", "--model", "onestream-192", "-o", "s.onnx"], 1, "run from its graph"),
     ],
 )
 def test_usage(arguments, status, said, capsys, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from ros2_tracker.engines.onnxruntime import OnnxRuntimeEngine, load_onnx_engine
 from ros2_tracker.engines.origin import read_metadata
 from ros2_tracker.models.variant import WEIGHTS_DIR, WeightsMissingError, load_variant
 
-DEFAULT = load_variant("default")
+DEFAULT = load_variant("onestream-192")
 OSTRACK = load_variant("ostrack-b256")
 
 

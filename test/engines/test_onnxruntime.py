@@ -105,7 +105,7 @@ def four(wrapping, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_shipped_graph_answers_several_targets_in_one_run(count: int):
-    engine = load_onnx_engines(load_variant("default"), FP32, threads=2).per_frame
+    engine = load_onnx_engines(load_variant("onestream-192"), FP32, threads=2).per_frame
     alone = OnnxRuntimeEngine(FP32, threads=2)
     asked = targets(count)
     expected = [alone.run([target])[0] for target in asked]
@@ -131,7 +131,7 @@ def test_fixing_a_free_batch_changes_no_bit(wrapping, tmp_path: Path):
 @pytest.mark.parametrize(("threads", "count"), [(1, 3), (2, 1), (2, 2), (2, 5), (4, 3)])
 def test_quantised_targets_are_answered_as_if_alone(threads: int, count: int):
     """Side by side: in one run they would share the scale of their activations."""
-    engine = load_onnx_engines(load_variant("default"), INT8, threads).per_frame
+    engine = load_onnx_engines(load_variant("onestream-192"), INT8, threads).per_frame
     alone = OnnxRuntimeEngine(INT8, threads=1)
     asked = targets(count)
     assert_same(run_all(engine, asked), [alone.run([target])[0] for target in asked], 0.0)
@@ -141,7 +141,7 @@ def test_quantised_targets_are_answered_as_if_alone(threads: int, count: int):
 def test_file_that_was_replaced_is_not_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     graph = tmp_path / "graph.onnx"
     shutil.copy(INT8, graph)
-    engine = load_onnx_engines(load_variant("default"), graph, threads=2).per_frame
+    engine = load_onnx_engines(load_variant("onestream-192"), graph, threads=2).per_frame
     graph.write_bytes(b"of another network")
     asked, alone = targets(2), OnnxRuntimeEngine(INT8, threads=2)
     for _ in range(2):
@@ -168,8 +168,8 @@ def test_fewer_targets_than_the_batch_are_filled_up(four: Path):
     from ros2_tracker.tracking.geometry import Box
     from ros2_tracker.tracking.network import TrackingNetwork
 
-    batched = TrackingNetwork.load("default", EngineSettings("onnxruntime", weights=four, threads=1))
-    single = TrackingNetwork.load("default", EngineSettings("onnxruntime", "fp32", threads=1))
+    batched = TrackingNetwork.load("onestream-192", EngineSettings("onnxruntime", weights=four, threads=1))
+    single = TrackingNetwork.load("onestream-192", EngineSettings("onnxruntime", "fp32", threads=1))
     assert [batched.count_runs(count) for count in (0, 1, 4, 5)] == [0, 1, 1, 2]
     frame = ArrayFrame(targets(1)[0]["search"])
     boxes = [Box(40.0 * i, 30.0, 50.0, 60.0) for i in range(5)]
@@ -185,7 +185,7 @@ def test_tensorrt_builds_it(four: Path, tmp_path: Path):
 
     tmp_path.chmod(0o700)
     settings = EngineSettings("tensorrt", "fp32", four, cache_dir=tmp_path)
-    (built,) = build_ahead(load_variant("default"), settings, without_gpu=True)
+    (built,) = build_ahead(load_variant("onestream-192"), settings, without_gpu=True)
     assert "-b4-" in built.file.name
 
 

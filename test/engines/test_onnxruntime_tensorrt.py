@@ -28,7 +28,7 @@ def gpu_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("gpu_build")
 def test_only_when_it_is_named():
-    variant = load_variant("default")
+    variant = load_variant("onestream-192")
     (option,) = list_options(variant, EngineSettings("onnxruntime-tensorrt"))
     assert (option.gpu, option.file, option.precision, option.missing) == (True, GRAPH, "fp32", "")
     assert all(o.engine != "onnxruntime-tensorrt" for o in list_options(variant, EngineSettings()))

@@ -32,7 +32,7 @@ def runs(count: int = 4) -> list[dict[str, np.ndarray]]:
     from ros2_tracker.tracking.frame import frame_from_array
     from ros2_tracker.tracking.onestream import OneStream
 
-    family, clip = OneStream(load_variant("default")), SyntheticClip(count, fps=3.0)
+    family, clip = OneStream(load_variant("onestream-192")), SyntheticClip(count, fps=3.0)
     first = clip.render(0)
     appearance = family.appearance(frame_from_array(first.image), first.box)
     looks = [family.look(appearance, frame_from_array(found.image), found.box) for found in clip.frames()]

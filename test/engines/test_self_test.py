@@ -75,7 +75,7 @@ def test_wrong_answers_fail(fp32: OnnxRuntimeEngine, spoil):
 @pytest.fixture(scope="module")
 def several() -> Engine:
     """Takes any number of targets in one run."""
-    return load_onnx_engines(load_variant("default"), WEIGHTS_DIR / "onestream-192.onnx", threads=1).per_frame
+    return load_onnx_engines(load_variant("onestream-192"), WEIGHTS_DIR / "onestream-192.onnx", threads=1).per_frame
 
 
 def test_engine_for_several_targets_passes(fp32: OnnxRuntimeEngine, several: Engine):

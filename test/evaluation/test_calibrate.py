@@ -173,7 +173,8 @@ def test_command_writes_a_model_that_is_found_and_says_where_it_is_from(
             cv2.imwrite(str(tmp_path / "data" / f"clip{seed}" / "img" / f"{i + 1:04d}.jpg"), image)
         np.savetxt(tmp_path / "data" / f"clip{seed}" / "groundtruth_rect.txt", clip.ground_truth[:30], fmt="%.2f")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
-    command = ["calibrate", "default", str(tmp_path / "data"), "--folds", "3", "--disappearances", "1", "--fps", "10"]
+    command = ["calibrate", "onestream-192", str(tmp_path / "data"), "--folds", "3"]
+    command += ["--disappearances", "1", "--fps", "10"]
     assert main([*command, "--store", str(tmp_path / "store"), "--note", "rendered", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     file = tmp_path / "home" / "ros2_tracker" / "weights" / "onestream-192.reliability.json"
@@ -187,4 +188,4 @@ def test_command_writes_a_model_that_is_found_and_says_where_it_is_from(
 
     from ros2_tracker.models.variant import load_variant
 
-    assert load_variant("default").reliability == file
+    assert load_variant("onestream-192").reliability == file

@@ -13,7 +13,7 @@ from ros2_tracker.evaluation.synthetic import SyntheticClip
 from ros2_tracker.models.variant import load_variant
 from ros2_tracker.tracking.onestream import OneStream
 
-FAMILY = OneStream(load_variant("default"))
+FAMILY = OneStream(load_variant("onestream-192"))
 
 
 def sequence(folder: Path, frames: int, unknown: tuple[int, ...] = ()) -> Path:

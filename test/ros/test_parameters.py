@@ -326,7 +326,7 @@ def test_max_targets_changed_at_run_time_holds_for_the_next_box(remote: Remote):
         ("reliability.lost_below", 1.5, "reliability.lost_below"),
         ("reliability.lost_below", math.nan, "reliability.lost_below"),
         ("engine", "onnxruntime", "engine is read by configure: deactivate and clean up the node first"),
-        ("model", "onestream-192", "model is read by configure: deactivate and clean up the node first"),
+        ("model", "multistage-tiny", "model is read by configure: deactivate and clean up the node first"),
     ],
 )
 def test_running_node_refuses_with_the_reason_and_keeps_its_value(remote: Remote, name: str, value: Any, reason: str):

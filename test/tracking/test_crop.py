@@ -174,7 +174,7 @@ def test_only_regions_that_gain_by_it_are_snapped():
 def test_a_look_may_leave_the_cutting_to_the_engine(x: float):
     pixels = np.random.default_rng(2).integers(0, 256, (480, 640, 3), np.uint8)
     frame, box = ArrayFrame(pixels), Box(x, 200.3, 90.4, 70.1)
-    eager, lazy = (OneStream(load_variant("default"), lazy=lazy) for lazy in (False, True))
+    eager, lazy = (OneStream(load_variant("onestream-192"), lazy=lazy) for lazy in (False, True))
     appearance = eager.appearance(frame, box)
     now, later = (family.look(appearance, frame, box) for family in (eager, lazy))
     assert isinstance(now.inputs["search"], np.ndarray)

@@ -306,4 +306,4 @@ def test_network_of_another_size_or_family_is_refused():
     with pytest.raises(EngineError, match="stark cannot be tracked"):
         TrackingNetwork(load_variant("stark-s50"), Engines(FixedCenter()))
     with pytest.raises(EngineError, match=r"onestream-192.*no output ltrb"):
-        TrackingNetwork(load_variant("default"), Engines(FixedCenter()))
+        TrackingNetwork(load_variant("onestream-192"), Engines(FixedCenter()))
