@@ -30,8 +30,9 @@ def test_engine_is_built_once_and_then_found(tmp_path: Path, capsys: pytest.Capt
     assert [each[1] for each in first] == [each[1] for each in second]
     entries = EngineCache(tmp_path / "engines").entries()
     assert sorted(str(entry.path) for entry in entries) == sorted(each[1] for each in first)
-    assert [entry.problem for entry in entries] == ["", ""]
-    assert all(float(again[4]) < float(once[4]) for once, again in zip(first, second, strict=True))
+    assert [entry.problem for entry in entries] == [""] * 3
+    # All of them: the template's is built in a moment.
+    assert sum(float(each[4]) for each in second) < sum(float(each[4]) for each in first)
 
 
 def test_engine_without_a_gpu_is_a_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
