@@ -40,7 +40,7 @@ class Remembered(NamedTuple):
         """The same question, with a find as template."""
         return replace(self.look, inputs={**self.look.inputs, **find.inputs})
 
-    def likeness(self, look: Look, find: Proposal, backward: Proposal) -> float:
+    def likeness(self, look: Look, find: Proposal, backward: Proposal, middle: Colours | None) -> float:
         """Of a find, in [0, 1].
 
         Geometric mean of its score and the answer's to `asked_with`, in the target's own, times what the colours in the
@@ -50,17 +50,22 @@ class Remembered(NamedTuple):
             look: that it was found in.
             find: the box and its score.
             backward: the answer to `asked_with`.
+            middle: `self.middle()`, which stays the same for all finds.
 
         """
         there = backward.score if iou(backward.box, self.box) >= _SAME_PLACE else 0.0
         own = max(self.score, 1e-3)
         both = math.sqrt(min(find.score / own, 1.0) * min(there / own, 1.0))
-        then, now = colours_in(self.look, self.box, _MIDDLE), colours_in(look, find.box, _MIDDLE)
-        return both if then is None or now is None else both * then.in_common(now)
+        now = None if middle is None else colours_in(look, find.box, _MIDDLE)
+        return both if middle is None or now is None else both * middle.in_common(now)
 
     def colours(self) -> Colours | None:
         """The target's; None where the network does not see crops of pixels."""
         return colours_in(self.look, self.box)
+
+    def middle(self) -> Colours | None:
+        """Those in the middle of its box."""
+        return colours_in(self.look, self.box, _MIDDLE)
 
 
 def colours_in(look: Look, box: Box, share: float = 1.0) -> Colours | None:

@@ -60,6 +60,8 @@ class Search:
     """All over the image, in the order in which they are looked into, again and again."""
     colours: Colours | None = None
     """The target's, if it is looked for where they are, too."""
+    middle: Colours | None = None
+    """Those in the middle of its box, which a find is compared with."""
     images: int = 0
     """How many have been looked at."""
     swept: int = 0
@@ -79,14 +81,21 @@ class Search:
 
     @classmethod
     def begin(
-        cls, place: Box, stamp: float, width: int, height: int, colours: Colours | None, settings: RecoverySettings
+        cls,
+        place: Box,
+        stamp: float,
+        width: int,
+        height: int,
+        settings: RecoverySettings,
+        colours: Colours | None = None,
+        middle: Colours | None = None,
     ) -> Search:
         """In `width` x `height` px images, for a target of these colours that was last trusted at `place`."""
         # Wide windows are through sooner; in narrower ones the network sees more.
         zooms = (settings.zoom, math.sqrt(settings.zoom)) if settings.zoom > 1.0 else (1.0,)
         centers = ((x, y, zoom) for zoom in zooms for x, y in sweep_centers(place, width, height, zoom))
         windows = (Window(Box.from_center(x, y, place.w, place.h), zoom) for x, y, zoom in centers)
-        return cls(kept_in_image(place, width, height), stamp, tuple(windows), colours)
+        return cls(kept_in_image(place, width, height), stamp, tuple(windows), colours, middle)
 
     def looked(self, frame: Frame, stamp: float, settings: RecoverySettings) -> tuple[tuple[Window, ...], Search]:
         """Where to look in an image, at least one window, and the search that has done so."""

@@ -251,8 +251,8 @@ class Target:
         first, *others = [family.proposal(look, out) for look, out in zip(question.looks, outputs, strict=True)]
         likeness = None
         past = memory.remembered.best
-        if question.backward and past is not None:
-            likeness = past.likeness(question.looks[0], first, others.pop())
+        if question.backward and past is not None and memory.search is not None:
+            likeness = past.likeness(question.looks[0], first, others.pop(), memory.search.middle)
         answers, look = (first, *others), question.looks[0]
         if memory.search is not None and memory.search.candidate is None:
             # Nothing is known yet: the best guess is the best answer.
@@ -280,8 +280,8 @@ class Target:
             if past is not None and question.stamp - past.stamp < _SIZE_KEPT_S:
                 # What hides a target often stretches its box first.
                 place = Box.from_center(place.cx, place.cy, past.box.w, past.box.h)
-            colours = None if past is None else past.colours()
-            return Search.begin(place, question.stamp, frame.width, frame.height, colours, settings)
+            colours, middle = (None, None) if past is None else (past.colours(), past.middle())
+            return Search.begin(place, question.stamp, frame.width, frame.height, settings, colours, middle)
         search = memory.search.after(found.answers, doubtful, found.likeness, settings)
         if search.candidate is None or memory.search.candidate is None or doubtful:
             return search

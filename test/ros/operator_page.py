@@ -1,18 +1,16 @@
-"""The operator's page under test: its process, and a headless Chromium that looks at it."""
+"""A headless Chromium that looks at the operator's page."""
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from operator_process import WAIT_S
 from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException, WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
@@ -20,10 +18,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.actions.pointer_input import PointerInput
 from selenium.webdriver.remote.webelement import WebElement
 
-from ros2_tracker.ros import processes
-
-ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 30.0
+NO_BROWSER = "no browser: apt install chromium chromium-driver"
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -38,51 +33,20 @@ _FLAGS = (
 _MOVE_MS = 50
 
 
+def _installed() -> tuple[str, str] | None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    return (chromium, driver) if chromium and driver else None
+
+
+BROWSER = _installed()
+"""The paths of the browser and its driver, where there are both."""
+
+
 def _is_passing(error: WebDriverException) -> bool:
     """Whether the driver looked while the page was replacing what it looked at, or itself by the next page."""
     passing = (NoSuchElementException, StaleElementReferenceException)
     return isinstance(error, passing) or "aborted by navigation" in str(error.msg)
-
-
-class OperatorProcess:
-    """`scripts/operator` with parameters, on a port of the system's choice, its output in a file."""
-
-    def __init__(self, domain: int, log: Path, parameters: Mapping[str, object], token: str = "") -> None:
-        """Start it in a ROS domain, and wait until it serves."""
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "PYTHONUNBUFFERED": "1"}
-        if token:
-            environment["ROS2_TRACKER_OPERATOR_TOKEN"] = token
-        given = {"port": 0, **parameters}
-        words = [word for name, value in given.items() for word in ("-p", f"{name}:={value}")]
-        self._log = log
-        with log.open("w") as output:
-            self.process = processes.start(
-                "ros2_tracker.ros.operator_bridge", ["--ros-args", *words], environment, output
-            )
-        self.port = self._wait_port()
-
-    @property
-    def output(self) -> str:
-        """What it printed so far."""
-        return self._log.read_text(errors="replace")
-
-    @property
-    def address(self) -> str:
-        """Of the page."""
-        return f"http://127.0.0.1:{self.port}/"
-
-    def stop(self) -> int:
-        """End it; its exit status."""
-        return processes.stop(self.process, WAIT_S)
-
-    def _wait_port(self) -> int:
-        deadline = time.monotonic() + WAIT_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            if found := re.search(r"serving http://\S+:(\d+)/", self.output):
-                return int(found[1])
-            time.sleep(0.05)
-        self.stop()
-        raise AssertionError(f"the operator does not serve; it printed:\n{self.output}")
 
 
 class Page:
@@ -177,11 +141,9 @@ class Page:
 
 @contextmanager
 def open_browser(profile: Path, *, phone: bool = False) -> Iterator[Page]:
-    """A headless Chromium with a new profile; the test is skipped where there is none."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no browser: apt install chromium chromium-driver")
+    """A headless Chromium with a new profile."""
+    assert BROWSER is not None, NO_BROWSER
+    chromium, driver = BROWSER
     options = ChromeOptions()
     options.binary_location = chromium
     for flag in (*_FLAGS, f"--user-data-dir={profile}", "--window-size=1280,800"):

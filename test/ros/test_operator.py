@@ -8,16 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not there")
@@ -28,67 +23,25 @@ pytest.importorskip("selenium", reason="selenium is not there")
 
 import aiohttp
 from node_process import Client, box_of, free_domain, stamp_ns
-from operator_page import ROOT, WAIT_S, OperatorProcess, Page, open_browser
+from operator_page import BROWSER, NO_BROWSER, Page, open_browser
+from operator_process import PATIENT_NODE, SIZE, WAIT_S, Camera, OperatorProcess
 from ros2_tracker.msg import TrackEvent
 from scene import XYWH, iou
 from sensor_msgs.msg import CompressedImage
 from vision_msgs.msg import Detection2D
 
-from ros2_tracker.evaluation.synthetic import SyntheticClip
 from ros2_tracker.operator.protocol import unpack_frame
 
-SIZE = (640, 480)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
+
 TOKEN = "test-token-0123456789"
-RATE = 15.0
 NEWER = 20
 """Images that come between the frozen one and the box."""
 
 
-class Camera:
-    """Publishes the demo's clip to and fro, so that the target comes and goes, or keeps still, or has no target."""
-
-    def __init__(self, client: Client) -> None:
-        clip = SyntheticClip(150, *SIZE, fps=15.0)
-        # Before the look-alike comes near.
-        self._frames = [clip.render(index) for index in range(33)]
-        self._client = client
-        self.still = False
-        self.empty = False
-        self.truth: dict[int, XYWH] = {}
-        """Box by stamp."""
-        self.stamps: list[int] = []
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def newer_than(self, stamp: int) -> int:
-        """How many images have come since."""
-        return sum(other > stamp for other in self.stamps)
-
-    def _run(self) -> None:
-        rng = np.random.default_rng(3)
-        tick = 0
-        while not self._stopping.wait(1 / RATE):
-            tick += not self.still
-            turn = tick % (2 * len(self._frames) - 2)
-            frame = self._frames[min(turn, 2 * len(self._frames) - 2 - turn)]
-            stamp = self._client.new_stamp()
-            self.truth[stamp] = frame.box.as_tuple()
-            self.stamps.append(stamp)
-            noise = rng.integers(90, 110, frame.image.shape, np.uint8)
-            self._client.publish(noise if self.empty else frame.image, stamp=stamp)
-
-
 @pytest.fixture(scope="module")
 def client(start_module_node: Callable[..., Client]) -> Client:
-    # A loaded machine takes its time: neither old images nor old boxes are refused here.
-    return start_module_node(
-        {"frame_buffer_duration": 120.0, "frame_buffer_megabytes": 1024, "max_image_age": 0.0, "max_targets": 1}
-    )
+    return start_module_node(PATIENT_NODE)
 
 
 @pytest.fixture(scope="module")
@@ -192,28 +145,6 @@ def measured_boxes(operator: OperatorProcess, number: int) -> list[tuple[int, XY
         return found
 
     return asyncio.run(asyncio.wait_for(collect(), WAIT_S))
-
-
-def send_box_on_first_image(operator: OperatorProcess, box: XYWH) -> tuple[dict[str, Any], float]:
-    """Connect, and send a box on the first image that comes; the reply, and how long it took, s."""
-
-    async def send() -> tuple[dict[str, Any], float]:
-        origin = operator.address[:-1]
-        opening = {"url": f"{origin}/socket", "headers": {"Origin": origin}}
-        async with aiohttp.ClientSession() as http, http.ws_connect(**opening) as ws:
-            sent = None
-            while True:
-                message = await ws.receive()
-                if message.type is aiohttp.WSMsgType.BINARY and sent is None:
-                    stamp = unpack_frame(message.data)[0]["stamp"]
-                    sent = time.monotonic()
-                    await ws.send_json({"type": "follow", "number": 1, "stamp": stamp, "box": box, "id": ""})
-                elif message.type is aiohttp.WSMsgType.TEXT and sent is not None:
-                    reply = message.json()
-                    if reply["type"] == "reply":
-                        return reply, time.monotonic() - sent
-
-    return asyncio.run(asyncio.wait_for(send(), WAIT_S))
 
 
 # -- pick and watch --------------------------------------------------------------------------------------------------
@@ -341,22 +272,6 @@ def test_a_tap_freezes_and_the_next_one_goes_on(camera: Camera, operate: Callabl
         page.wait("newer images on the screen", lambda stamp=frozen: page.stamp() > stamp)
 
 
-def test_a_box_waits_until_ros_has_found_the_tracker(
-    client: Client, camera: Camera, operate: Callable[..., OperatorProcess]
-):
-    """A new page may show images before its process knows of the tracker."""
-    camera.still = True
-    mark = client.events.mark
-    operator = operate()
-    reply, waited_s = send_box_on_first_image(operator, camera.truth[camera.stamps[-1]])
-    # On a machine that stands still the tracker is found later; then the operator draws again.
-    while not reply["ok"]:
-        assert "nobody listens on /tracker/init" in reply["text"]
-        assert waited_s > 1.9
-        reply, waited_s = send_box_on_first_image(operator, camera.truth[camera.stamps[-1]])
-    client.event(TrackEvent.INITIALIZED, mark=mark)
-
-
 # -- the process -------------------------------------------------------------------------------------------------------
 
 
@@ -437,51 +352,3 @@ class _NoProcess:
 
     output = ""
     alive = True
-
-
-@pytest.mark.parametrize(
-    ("parameter", "complaint"),
-    [
-        ("host:=0.0.0.0", "host is '0.0.0.0', which others can reach: that needs a token"),
-        ("image_transport:=theora", "image_transport is 'theora', must be one of raw, compressed"),
-    ],
-)
-def test_a_wrong_parameter_is_named_in_one_line_and_the_status_is_one(parameter: str, complaint: str):
-    with free_domain() as domain:
-        environment: dict[str, Any] = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
-        command = [sys.executable, str(ROOT / "scripts" / "operator"), "--ros-args", "-p", parameter]
-        child = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert child.returncode == 1
-    (line,) = child.stderr.strip().splitlines()
-    assert line.startswith("operator: ")
-    assert complaint in line
-
-
-def test_the_benchmark_ends_on_sigterm_with_all_its_processes():
-    command = [sys.executable, str(ROOT / "scripts" / "operator_bench.py"), "--seconds", "2"]
-    bench = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 2 * WAIT_S
-        # Itself, node, camera, page and viewer.
-        while len(session_of(bench.pid)) < 5:
-            assert bench.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        bench.send_signal(signal.SIGTERM)
-        assert bench.wait(WAIT_S) == 128 + signal.SIGTERM
-        assert session_of(bench.pid) == []
-    finally:
-        for pid in session_of(bench.pid):
-            os.kill(pid, signal.SIGKILL)
-        bench.wait()
-
-
-def session_of(leader: int) -> list[int]:
-    """The processes of a session that have not ended."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-            if int(session) == leader and state != "Z":
-                found.append(int(stat.parent.name))
-    return found

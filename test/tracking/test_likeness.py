@@ -16,6 +16,7 @@ BOX = Box.from_center(100.0, 80.0, 20.0, 20.0)
 SEARCH = np.zeros((64, 64, 3), np.uint8)
 LOOK = Look({"template": np.zeros(3), "search": SEARCH}, Region.around(BOX, 4.0), BOX, 320, 240)
 PAST = Remembered(1.0, LOOK, BOX, 0.8)
+MIDDLE = PAST.middle()
 MAP = np.zeros((1, 16, 16), np.float32)
 
 
@@ -35,17 +36,17 @@ def test_the_past_is_asked_with_the_finds_look_as_template():
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_likeness_is_a_share_and_grows_with_both_scores(forward, backward, own):
     past = PAST._replace(score=own)
-    likeness = past.likeness(LOOK, answer(forward), answer(backward))
+    likeness = past.likeness(LOOK, answer(forward), answer(backward), MIDDLE)
     assert 0.0 <= likeness <= 1.0
-    assert past.likeness(LOOK, answer(min(forward + 0.1, 1.0)), answer(backward)) >= likeness
-    assert past.likeness(LOOK, answer(forward), answer(min(backward + 0.1, 1.0))) >= likeness
+    assert past.likeness(LOOK, answer(min(forward + 0.1, 1.0)), answer(backward), MIDDLE) >= likeness
+    assert past.likeness(LOOK, answer(forward), answer(min(backward + 0.1, 1.0)), MIDDLE) >= likeness
 
 
 def test_what_scores_as_the_target_did_is_like_it():
-    assert PAST.likeness(LOOK, answer(0.8), answer(0.8)) == pytest.approx(1.0)
-    assert PAST.likeness(LOOK, answer(0.95), answer(0.2)) == pytest.approx(0.5)
+    assert PAST.likeness(LOOK, answer(0.8), answer(0.8), MIDDLE) == pytest.approx(1.0)
+    assert PAST.likeness(LOOK, answer(0.95), answer(0.2), MIDDLE) == pytest.approx(0.5)
     beside = answer(0.9, Box.from_center(140.0, 80.0, 20.0, 20.0))
-    assert PAST.likeness(LOOK, answer(0.8), beside) == 0.0, "something beside it"
+    assert PAST.likeness(LOOK, answer(0.8), beside, MIDDLE) == 0.0, "something beside it"
 
 
 def test_likeness_is_multiplied_by_what_the_colours_in_the_middle_have_in_common():
@@ -54,13 +55,14 @@ def test_likeness_is_multiplied_by_what_the_colours_in_the_middle_have_in_common
     seen[24:40, 24:40] = 240
     seen[27:37, 27:32] = 0
     look = Look({"search": seen}, LOOK.region, BOX, 320, 240)
-    assert PAST.likeness(look, answer(0.8), answer(0.8)) == pytest.approx(np.sqrt(0.5), abs=0.02), "half of it is black"
+    same = answer(0.8)
+    assert PAST.likeness(look, same, same, MIDDLE) == pytest.approx(np.sqrt(0.5), abs=0.02), "half of it is black"
     seen[24:40, 24:40] = 240
-    assert PAST.likeness(look, answer(0.8), answer(0.8)) == 0.0
+    assert PAST.likeness(look, same, same, MIDDLE) == 0.0
     seen[27:37, 27:37] = 0
-    assert PAST.likeness(look, answer(0.8), answer(0.8)) == pytest.approx(1.0), "what is at the edges does not count"
+    assert PAST.likeness(look, same, same, MIDDLE) == pytest.approx(1.0), "what is at the edges does not count"
     features = Look({"search": np.zeros((1, 8), np.float32)}, LOOK.region, BOX, 320, 240)
-    assert PAST.likeness(features, answer(0.8), answer(0.8)) == pytest.approx(1.0), "no pixels, no colours"
+    assert PAST.likeness(features, same, same, MIDDLE) == pytest.approx(1.0), "no pixels, no colours"
 
 
 def test_colours_are_those_of_the_box_in_the_remembered_crop():
@@ -70,6 +72,8 @@ def test_colours_are_those_of_the_box_in_the_remembered_crop():
     assert past.colours().shares[63] == pytest.approx(1.0)
     features = PAST._replace(look=Look({"search": np.zeros((1, 8), np.float32)}, LOOK.region, BOX, 320, 240))
     assert features.colours() is None
+    assert features.middle() is None
+    assert features.likeness(LOOK, answer(0.8), answer(0.8), None) == pytest.approx(1.0)
 
 
 def view_at(stamp: float) -> Remembered:

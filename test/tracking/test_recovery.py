@@ -54,7 +54,7 @@ FRAME = ArrayFrame(np.full((480, 640, 3), 120, np.uint8))
 
 
 def begin(settings: RecoverySettings = SETTINGS, width: int = 640, height: int = 480) -> Search:
-    return Search.begin(PLACE, 10.0, width, height, None, settings)
+    return Search.begin(PLACE, 10.0, width, height, settings)
 
 
 def windows_of(search: Search, stamp: float = 10.2, settings: RecoverySettings = SETTINGS) -> tuple[Window, ...]:
@@ -206,6 +206,6 @@ def test_only_a_find_that_is_like_what_was_lost_can_be_the_target():
 
 
 def test_place_outside_the_image_is_searched_inside_it():
-    search = Search.begin(Box.from_center(900.0, 700.0, 40.0, 40.0), 0.0, 320, 240, None, SETTINGS)
+    search = Search.begin(Box.from_center(900.0, 700.0, 40.0, 40.0), 0.0, 320, 240, SETTINGS)
     windows = (*search.looked(ArrayFrame(np.zeros((240, 320, 3), np.uint8)), 0.1, SETTINGS)[0], *search.sweep)
     assert all(0 <= w.around.cx <= 320 and 0 <= w.around.cy <= 240 for w in windows)
