@@ -50,6 +50,8 @@ from ros2_tracker.ros.environment import isolate, use_large_image_profile
 from ros2_tracker.ros.messages import stamp_ns
 
 _TIMEOUT_S = 30.0
+_START_S = 120.0
+"""Of the node and the camera together, and of the page: a loaded machine takes its time."""
 _SETTLE_S = 1.0
 _CROWD = 50
 _QUIET_CORES = 0.25
@@ -89,7 +91,7 @@ def main() -> int:
     if arguments.view:
         asyncio.run(view(arguments.view))
         return 0
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, ENDING.on_signal)
     environment = dict(os.environ)
     isolate(environment)
     use_large_image_profile(environment)
@@ -100,8 +102,9 @@ def main() -> int:
             ("ros2_tracker.node", ["--ros-args", "--log-level", "warn", "-p", "reliability.frozen_after:=0.0"]),
             ("ros2_tracker.ros.camera", ["--size", "{}x{}".format(*arguments.size), "--rate", str(arguments.rate)]),
         ):
-            process = processes.start(module, words, environment)
-            stack.callback(processes.stop, process)
+            with ENDING.held():
+                process = processes.start(module, words, environment)
+                stack.callback(processes.stop, process)
             ours.add(process.pid)
         # ROS's own handler of SIGTERM would end ROS and let the rest go on.
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
@@ -110,7 +113,7 @@ def main() -> int:
         executor = SingleThreadedExecutor()
         executor.add_node(timer)
         threading.Thread(target=spin, args=(executor,), daemon=True).start()
-        if not timer.tracked.wait(_TIMEOUT_S):
+        if not timer.tracked.wait(_START_S):
             print("operator_bench: the node does not track", file=sys.stderr)
             return 1
         rounds: dict[str, list[dict[str, float]]] = {"without": [], "with": []}
@@ -122,11 +125,38 @@ def main() -> int:
     return 0
 
 
-def end(number: int, _: object) -> None:
-    """End as by an exception, so that all processes are ended, too; from then on signals are late."""
-    for late in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(late, signal.SIG_IGN)
-    sys.exit(128 + number)
+class Ending:
+    """SIGTERM ends us as an exception does, so that all processes are ended, too."""
+
+    def __init__(self) -> None:
+        self._is_held = False
+        self._number = 0
+
+    def on_signal(self, number: int, _: object) -> None:
+        """End, or remember it."""
+        self._number = number
+        if not self._is_held:
+            self._end()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Not within this: an exception out of a start would leave its process behind."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        if self._number:
+            self._end()
+
+    def _end(self) -> None:
+        # From now on signals are late.
+        for late in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(late, signal.SIG_IGN)
+        sys.exit(128 + self._number)
+
+
+ENDING = Ending()
 
 
 def spin(executor: SingleThreadedExecutor) -> None:
@@ -139,21 +169,22 @@ class WatchedPage:
     """The page's process and its browsers; the stack ends them."""
 
     def __init__(self, environment: Mapping[str, str], output: Path, stack: contextlib.ExitStack) -> None:
-        with output.open("w") as log:
+        with output.open("w") as log, ENDING.held():
             self.process = processes.start(
                 "ros2_tracker.ros.operator_bridge", ["--ros-args", "-p", "port:=0"], environment, log
             )
-        stack.callback(processes.stop, self.process)
-        deadline = time.monotonic() + _TIMEOUT_S
+            stack.callback(processes.stop, self.process)
+        deadline = time.monotonic() + _START_S
         while not (found := re.search(r"serving (http://\S+:(\d+)/)", output.read_text())):
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise RuntimeError(f"the page does not come up:\n{output.read_text()}")
             time.sleep(0.05)
         self.url, self.port = found[1], int(found[2])
-        self.viewer = subprocess.Popen(
-            [sys.executable, __file__, "--view", self.url], env=dict(environment), stdout=subprocess.PIPE, text=True
-        )
-        stack.callback(self.viewer.kill)
+        command = [sys.executable, __file__, "--view", self.url]
+        with ENDING.held():
+            self.viewer = subprocess.Popen(command, env=dict(environment), stdout=subprocess.PIPE, text=True)
+            stack.callback(self.viewer.wait)
+            stack.callback(self.viewer.kill)
         assert self.viewer.stdout is not None
         self.viewer.stdout.readline()  # it has got a frame
         self.silent = silent_browser(self.port)

@@ -141,7 +141,9 @@ def _text_size(text: str, style: _Style) -> tuple[int, int, int]:
 
 def _write(image: NDArray[np.uint8], text: str, origin: tuple[int, int], style: _Style) -> None:
     """Light text with a dark rim; `origin` is the left end of the baseline."""
-    cv2.putText(image, text, origin, _FONT, style.font, _DARK, style.stroke + 2, cv2.LINE_AA)
+    # Not with a wider stroke: since OpenCV 5 that makes the text longer, and the rim would be beside it.
+    for dx, dy in ((-1, -1), (1, -1), (-1, 1), (1, 1)):
+        cv2.putText(image, text, (origin[0] + dx, origin[1] + dy), _FONT, style.font, _DARK, style.stroke, cv2.LINE_AA)
     cv2.putText(image, text, origin, _FONT, style.font, _LIGHT, style.stroke, cv2.LINE_AA)
 
 

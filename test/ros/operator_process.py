@@ -23,6 +23,8 @@ SIZE = (640, 480)
 # A loaded machine takes its time: neither old images nor old boxes are refused.
 PATIENT_NODE = {"frame_buffer_duration": 120.0, "frame_buffer_megabytes": 1024, "max_image_age": 0.0, "max_targets": 1}
 _RATE = 15.0
+_START_S = 60.0
+"""A start is a second of computing, which takes long on a loaded machine; one that fails is seen at once."""
 
 
 class OperatorProcess:
@@ -57,7 +59,7 @@ class OperatorProcess:
         return processes.stop(self.process, WAIT_S)
 
     def _wait_port(self) -> int:
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline and self.process.poll() is None:
             if found := re.search(r"serving http://\S+:(\d+)/", self.output):
                 return int(found[1])

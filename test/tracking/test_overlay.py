@@ -101,3 +101,13 @@ def test_footer_keeps_to_the_lower_half():
     draw_footer(image, [f"line {i}" for i in range(50)])
     assert image[200:].any()
     assert not image[:115].any()
+
+
+def test_the_rim_of_a_text_ends_where_the_text_ends():
+    plain, written = (np.full((240, 640, 3), 128, np.uint8) for _ in range(2))
+    draw_footer(plain, [" "])
+    draw_footer(written, ["frame 12, target TRACKING 97%, 12.3 ms"])
+    lighter = np.flatnonzero((written.astype(int) - plain).max(axis=(0, 2)) > 60)
+    darker = np.flatnonzero((plain.astype(int) - written).max(axis=(0, 2)) > 10)
+    assert lighter[0] - 4 <= darker[0]
+    assert darker[-1] <= lighter[-1] + 4

@@ -9,8 +9,9 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from ros2_tracker.evaluation.bench import machine_description
 
 from . import score
 from .film import write_film, write_top_view
-from .loop import Pace, SimulationError, simulate
+from .loop import RATE_HZ, Pace, SimulationError, simulate
 from .render import Renderer
 from .world import MEETINGS, Pinhole, Scenario
 
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # As Ctrl-C: the nodes are ended with us.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     camera = Pinhole()
-    summaries = []
+    summaries, written = [], []
     try:
         pace = Pace(arguments.pace, arguments.delay)
         for seed in range(arguments.seed, arguments.seed + arguments.seeds):
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run = simulate(
                     scenario, renderer, camera, pace, tuple(arguments.param), lambda t, b=bar: b.update(round(t) - b.n)
                 )
+                bar.update(bar.total - bar.n)
             summaries.append(score.summary(run))
             if arguments.seeds > 1:
                 print(json.dumps(summaries[-1]), file=sys.stderr, flush=True)
@@ -46,16 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
                 folder = Path(arguments.output)
                 folder.mkdir(parents=True, exist_ok=True)
                 name = "follow" if arguments.seeds == 1 else f"follow_{seed}"
-                score.write_csv(folder / f"{name}.csv", run)
+                table, film, top = (folder / f"{name}{end}" for end in (".csv", ".mp4", "_top.png"))
+                score.write_csv(table, run)
+                written.append(table)
                 if not arguments.no_film:
-                    write_film(folder / f"{name}.mp4", run, renderer)
-                    write_top_view(folder / f"{name}_top.png", run, renderer.ground)
+                    print(f"drawing {film}", file=sys.stderr, flush=True)
+                    write_film(film, run, renderer)
+                    write_top_view(top, run, renderer.ground)
+                    written += [film, top]
     except (SimulationError, ValueError, OSError) as error:
         print(f"demo-follow: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    return _finish(summaries, arguments)
+    return _finish(summaries, written, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,11 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--param", action="append", default=[], help="name:=value for the tracker node")
     parser.add_argument("--output", help="folder for follow.mp4, follow_top.png, follow.csv and follow.json")
     parser.add_argument("--no-film", action="store_true", help="no video")
-    parser.add_argument("--json", action="store_true", help="JSON on one line, and no progress bar")
+    parser.add_argument("--json", action="store_true", help="JSON on one line, and no progress bar or summary")
     return parser
 
 
-def _finish(summaries: list[dict[str, object]], arguments: argparse.Namespace) -> int:
+def _finish(summaries: list[dict[str, object]], written: list[Path], arguments: argparse.Namespace) -> int:
     total = score.goals(summaries)
     result = {
         "machine": machine_description(),
@@ -95,11 +101,29 @@ def _finish(summaries: list[dict[str, object]], arguments: argparse.Namespace) -
         "reached": score.reached(total),
         "runs": summaries,
     }
-    text = json.dumps(result, indent=None if arguments.json else 2)
-    print(text)
+    print(json.dumps(result) if arguments.json else "\n".join(_report(summaries)))
     if arguments.output:
-        (Path(arguments.output) / "follow.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        path = Path(arguments.output) / "follow.json"
+        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        if not arguments.json:
+            print(f"written          {', '.join(map(str, [*written, path]))}")
+    if not result["reached"] and not arguments.json:
+        print("demo-follow: a goal was missed", file=sys.stderr)
     return 0 if result["reached"] else 1
+
+
+def _report(summaries: list[dict[str, Any]]) -> Iterator[str]:
+    """What a person wants to know of each run."""
+    for run in summaries:
+        central = run["central_share_while_visible"]
+        followed_s = run["look_alike_followed_images"] / RATE_HZ
+        after_s = run["taken_up_after_s"]
+        yield f"seed             {run['seed']}"
+        yield f"in the middle    {central:.1%} of the {run['visible_s']:.0f} s in view (goal {score.CENTRAL_SHARE:.0%})"
+        yield f"look-alike       in view for {run['look_alike_in_view_s']:.0f} s, followed for {followed_s:.1f} s"
+        for loss in run["losses"]:
+            yield f"LOST             at {loss['at_s']:.1f} s, zero command after {loss['zero_after_s']:.2f} s"
+        yield f"taken up again   {'never' if after_s is None else f'{after_s:.1f} s'} after the roof"
 
 
 if __name__ == "__main__":
