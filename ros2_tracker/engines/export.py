@@ -32,7 +32,7 @@ EXPORT_PRECISIONS = ("fp32", "fp16")
 # Targets to trace a free batch with.
 _EXAMPLES = 2
 _STAGE_FEATURES = tuple(f"{kind}{i}" for kind in ("key", "value") for i in range(4))
-_HALF_FEATURES = ("tokens", "position", "deep", "middle", *_STAGE_FEATURES)
+_HALF_FEATURES = ("tokens", "position", "deep", "middle", "size", *_STAGE_FEATURES)
 _NOISY = ("torch.onnx", "torch.fx", "onnxscript", "onnx_ir")
 
 

@@ -147,7 +147,12 @@ def _shown_template(engine: Engine, case: int) -> NamedArrays:
     size = _side(engine.inputs, "template")
     template = _background(np.random.default_rng([_SEED, case, 0]), size)
     _paint(template, (size / 2, size / 2), size / 2)
-    shown = {"template": template, "template_padded": np.zeros((size, size), bool)}
+    shown = {
+        "template": template,
+        "template_padded": np.zeros((size, size), bool),
+        # Not square, so that width and height cannot change places unseen.
+        "template_target": np.array([size // 2, size // 3], np.int32),
+    }
     return {name: value for name, value in shown.items() if name in engine.inputs}
 
 

@@ -12,6 +12,7 @@ import resource
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -210,10 +211,11 @@ class _Group:
         started = time.perf_counter()
         questions = [target.ask(image, stamp) for target in self.targets]
         asked = time.perf_counter()
-        answers = self._network.infer([look for question in questions for look in question.looks])
+        answers = iter(self._network.infer([look for question in questions for look in question.looks]))
         answered = time.perf_counter()
-        for target, question, answer in zip(self.targets, questions, answers, strict=True):
-            target.take(question, [answer], 0.0)
+        for target, question in zip(self.targets, questions, strict=True):
+            # A target that a network loses is looked for in several places.
+            target.take(question, list(islice(answers, len(question.looks))), 0.0)
         taken = time.perf_counter()
         if timed:
             durations = (asked - started, answered - asked, taken - answered, taken - started)

@@ -30,6 +30,7 @@ from ros2_tracker.evaluation.synthetic import SyntheticClip
 from ros2_tracker.models.build import load_network
 from ros2_tracker.models.digest import file_sha256
 from ros2_tracker.models.graphs import Graph, MultiStageSearchGraph, OSTrackGraph, graphs_of
+from ros2_tracker.models.ibfp import Ibfp
 from ros2_tracker.models.inmo_graphs import InMoSearchGraph
 from ros2_tracker.models.layers import normalized
 from ros2_tracker.models.ostrack import Attention, OSTrack, decode_centers
@@ -283,6 +284,9 @@ def _crops(variant: Variant, question: Question) -> dict[str, NDArray]:
         region = SampleRegion.around(box, settings.factor, settings.size)
         made[name] = sample_crop(frame, region)
         made[f"{name}_padded"] = padding_mask(region, frame.width, frame.height)
+    target, template = question.target, variant.template
+    scale = template.size / (template.factor * target.size)
+    made["template_target"] = np.array([round(target.w * scale), round(target.h * scale)], np.int32)
     return made
 
 
@@ -344,8 +348,9 @@ def _center_errors(
     """Errors of a centre head, without the candidates that the exported graph dropped and in the cell that it chose."""
     network = graph.network
     z, x = (normalized(torch.from_numpy(crop[name])[None]) for name in ("template", "search"))
+    size = (torch.from_numpy(crop["template_target"])[None] / z.shape[-1],) if isinstance(network, Ibfp) else ()
     with _eliminating_by(network, orders) as gaps:
-        maps = network(network.template(z), x)
+        maps = network(network.template(z, *size), x)
     score_map = maps.score[0, 0]
     cell = int(np.argmax(actual["score_map"] * graph.window.numpy()))
     there = torch.zeros(score_map.numel())

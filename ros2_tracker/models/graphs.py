@@ -9,12 +9,14 @@ STARK is two, because a template's features are computed once: the template grap
 `template_cells` (templates one after another), with `search` and `search_padded`.
 Multi-Stage is two as well: `tokens` of `template`; then `template_tokens` and `search`.
 InMo is two, with features of every stage: `models.inmo_graphs`.
-IBFP is two: `deep` and `middle` of `template`; then `template_deep`, `template_middle` and `search`.
+IBFP is two: `deep`, `middle` and `size` of `template` and `template_target`; then `template_deep`, `template_middle`,
+`template_size` and `search`.
 
 | name | shape | type |
 |---|---|---|
 | `template`, `search` | (N, S, S, 3) | uint8 RGB |
 | `template_padded`, `search_padded` | (N, S, S) | bool, True outside the camera's image |
+| `template_target` | (N, 2) | int32 width and height of the target in the template, px of the crop |
 | `box` | (N, 4) | float32 cx, cy, w, h in search sides |
 | `score` | (N,) | float32 in [0, 1]; of STARK without score head how concentrated its corners are |
 | `score_map` | (N, F, F) of a centre, before windowing; (N, 2, F, F) corner probabilities of STARK | float32 |
@@ -133,16 +135,17 @@ class MultiStageSearchGraph(nn.Module):
 class IbfpTemplateGraph(nn.Module):
     """IBFP's maps of a template; `middle` is also what its online branch learns from."""
 
-    inputs = ("template",)
-    outputs = ("deep", "middle")
+    inputs = ("template", "template_target")
+    outputs = ("deep", "middle", "size")
 
     def __init__(self, network: Ibfp) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, template: Tensor) -> tuple[Tensor, Tensor]:
-        """Crop -> maps."""
-        return tuple(part.float() for part in self.network.template(normalized(template)))
+    def forward(self, template: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Crop and target's size -> maps, and the size in template sides."""
+        size = target.float() / template.shape[1]
+        return tuple(part.float() for part in self.network.template(normalized(template), size))
 
 
 class IbfpSearchGraph(MultiStageSearchGraph):
@@ -153,7 +156,7 @@ class IbfpSearchGraph(MultiStageSearchGraph):
     (N, C, F / 2, F / 2).
     """
 
-    inputs = ("template_deep", "template_middle", "search")
+    inputs = ("template_deep", "template_middle", "template_size", "search")
     outputs = (*OUTPUTS, "linear_map", "ltrb", "features")
 
     def __init__(self, network: Ibfp) -> None:
@@ -161,9 +164,9 @@ class IbfpSearchGraph(MultiStageSearchGraph):
         self.network = network
         self.register_buffer("window", torch.ones(network.settings.cells, network.settings.cells))
 
-    def forward(self, deep: Tensor, middle: Tensor, search: Tensor) -> tuple[Tensor, ...]:
-        """Maps and crop -> box, score, and all maps."""
-        maps = self.network.find(TemplateFeatures(deep, middle), normalized(search))
+    def forward(self, deep: Tensor, middle: Tensor, size: Tensor, search: Tensor) -> tuple[Tensor, ...]:
+        """Maps, target's size and crop -> box, score, and all maps."""
+        maps = self.network.find(TemplateFeatures(deep, middle, size), normalized(search))
         centers = as_centers(maps)
         box, score = decode_centers(centers)
         return box, score, centers.score.squeeze(1), maps.score.squeeze(1), maps.sides, maps.middle.float()
@@ -223,6 +226,9 @@ def example_inputs(
     shown, searched = (z,), (x,)
     if "template_padded" in per_template.inputs:
         shown, searched = ((t, torch.zeros(t.shape[:3], dtype=torch.bool, device=device)) for t in (z, x))
+    if "template_target" in per_template.inputs:
+        side = round(sizes[0] / variant.template.factor)
+        shown = (z, torch.full((batch, 2), side, dtype=torch.int32, device=device))
     with torch.inference_mode():
         features = per_template(*shown)
     kept = [torch.cat([value] * variant.templates, dim=1) for value in features]

@@ -87,6 +87,8 @@ class TemplateFeatures(NamedTuple):
     """(B, 512, 9, 9) for the published sizes: stride 32."""
     middle: Tensor
     """(B, 256, 18, 18): stride 16."""
+    size: Tensor
+    """(B, 2) width and height of the target, which is in the middle, in template sides."""
 
 
 class IbfpMaps(NamedTuple):
@@ -124,20 +126,21 @@ class Ibfp(nn.Module):
             keep_statistics(self)
         return self
 
-    def template(self, image: Tensor) -> TemplateFeatures:
-        """Maps of a template, the same for all frames: (B, 3, S, S) normalised."""
+    def template(self, image: Tensor, size: Tensor) -> TemplateFeatures:
+        """Maps of a template, the same for all frames: (B, 3, S, S) normalised; `size` as it is kept."""
         _, middle, deep = self.backbone(image)
-        return TemplateFeatures(deep, middle)
+        return TemplateFeatures(deep, middle, size)
 
     def find(self, template: TemplateFeatures, image: Tensor) -> IbfpMaps:
         """Find the target in (B, 3, S, S), the normalised search region."""
         fine, middle, deep = self.backbone(image)
         searched = deep
-        for level, (shown, finer) in enumerate(zip(template, (middle, fine), strict=True)):
+        levels = ((template.deep, middle), (template.middle, fine))
+        for level, (shown, finer) in enumerate(levels):
             if self.settings.cscs:
                 shown = self.selections[level](shown, searched)
             # After the selection, which looks at all of the template.
-            target = roi_align(shown, _KERNELS[level], 1.0 / self.settings.factor)
+            target = roi_align(shown, _KERNELS[level], template.size)
             searched = self.bridges[level](target, searched, finer)
         score, sides = self.box_head(searched)
         return IbfpMaps(score, sides / self.settings.size, middle)
@@ -239,19 +242,27 @@ def depthwise_correlation(target: Tensor, searched: Tensor) -> Tensor:
     return torch.stack(rows).sum(0)
 
 
-def roi_align(features: Tensor, k: int, share: float) -> Tensor:
-    """The middle square of a map, `share` of its side, as k x k means of bilinear samples (arXiv 1703.06870, sec. 3).
+def roi_align(features: Tensor, k: int, size: Tensor) -> Tensor:
+    """A box in the middle of a map as k x k means of bilinear samples (arXiv 1703.06870, sec. 3).
 
-    (B, C, F, F) -> (B, C, k, k).
+    Args:
+        features: (B, C, F, F).
+        k: places a side.
+        size: (B, 2) width and height of the box, in sides of the map.
+
+    Returns:
+        (B, C, k, k).
+
     """
-    cells = features.shape[-1]
-    device = features.device
-    places = (torch.arange(k * _SAMPLES, device=device) + 0.5) / (k * _SAMPLES)
-    # From the square's left edge on, with the centre of the first cell at 0.
-    places = ((0.5 - 0.5 * share + share * places) * cells - 0.5).clamp(0.0, cells - 1.0)
-    weights = (1.0 - (places[:, None] - torch.arange(cells, device=device)).abs()).clamp_min(0.0)
-    weights = weights.view(k, _SAMPLES, cells).mean(1).to(features.dtype)
-    return weights @ features @ weights.T
+    channels, cells = features.shape[1], features.shape[-1]
+    steps = (torch.arange(k * _SAMPLES, device=features.device) + 0.5) / (k * _SAMPLES) - 0.5
+    # With the centre of the first cell at 0.
+    places = ((0.5 + size.float().unsqueeze(-1) * steps) * cells - 0.5).clamp(0.0, cells - 1.0)
+    weights = F.relu(1.0 - (places.unsqueeze(-1) - torch.arange(cells, device=features.device)).abs())
+    columns, rows = weights.unflatten(2, (k, _SAMPLES)).mean(3).to(features.dtype).transpose(2, 3).unbind(1)
+    across = features.flatten(1, 2) @ columns  # (B, C * F, k)
+    both = across.unflatten(1, (channels, cells)).transpose(2, 3).flatten(1, 2) @ rows  # (B, C * k, k), turned
+    return both.unflatten(1, (channels, k)).transpose(2, 3)
 
 
 def as_centers(maps: IbfpMaps) -> CenterMaps:

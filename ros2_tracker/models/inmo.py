@@ -156,7 +156,11 @@ class CnnInMo(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
+    """What a layer makes of its input is to outweigh its bias, and to keep its size at any width.
+
+    Otherwise tokens that are normalised after a few layers say next to nothing of the image.
+    """
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(module.weight)
+    if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+        nn.init.zeros_(module.bias)

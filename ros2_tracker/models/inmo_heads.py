@@ -187,8 +187,8 @@ class CorrelationNeck(nn.Module):
     def forward(self, template: Tensor, search: Tensor) -> Tensor:
         """Tokens of the template and (B, C, F, F) -> (B, F * F, C)."""
         x = F.pad(self.input_proj(search), _NEIGHBOURS)
-        # A mean, so that the response is of the features' size however many cells the template has.
-        response = correlate(x, to_map(template)) / template.shape[1]
+        # So that the response is of the features' size however many cells the template has.
+        response = correlate(x, to_map(template)) * template.shape[1] ** -0.5
         tokens = self.norm(to_tokens(self.mix(response)))
         return tokens + _position(tokens)
 

@@ -26,7 +26,7 @@ from ros2_tracker.tracking.geometry import Box
 from ros2_tracker.tracking.ibfp_crop import View, first_views, replicated_crop, replicated_patch
 from ros2_tracker.tracking.sample_target import clipped
 
-FEATURES = {"deep": "template_deep", "middle": "template_middle"}
+FEATURES = {"deep": "template_deep", "middle": "template_middle", "size": "template_size"}
 """Output of the template graph -> input of the search graph."""
 
 
@@ -112,11 +112,12 @@ class Ibfp:
         template = self._variant.template
         region = Region.around(box, template.factor)
         crops = [replicated_crop(frame, view.region(region, box.size), template.size, view) for view in views]
-        made = run_all(self.template_engine, [{"template": crop} for crop in crops])
+        w, h = box.w / region.side, box.h / region.side
+        target = np.array([round(w * template.size), round(h * template.size)], np.int32)
+        made = run_all(self.template_engine, [{"template": crop, "template_target": target} for crop in crops])
         inputs = {name: made[0][output] for output, name in FEATURES.items()}
         if self.branch is None:
             return IbfpAppearance(inputs)
-        w, h = box.w / region.side, box.h / region.side
         places = [(*view.target(region.side / box.size), w, h) for view in views]
         features = np.stack([each["middle"] for each in made]).astype(np.float32)
         return IbfpAppearance(inputs, online=self.branch.fitted(features, np.array(places, np.float32)))

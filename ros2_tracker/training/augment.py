@@ -125,6 +125,8 @@ class Plan(NamedTuple):
     """In the order in which they are put on: distractors, then occluders."""
     cutout: Floats
     """(B, 4) x0, y0, x1, y1 as fractions of the search side; without area where there is none."""
+    template_size: Floats
+    """(B, 2) width and height of the target as fractions of the template's side."""
     box: Floats
     """(B, 4) cx, cy, w, h of the searched object, fractions of the search side."""
     visible: Floats
@@ -175,7 +177,7 @@ def plan(
     present = tracks[0] == tracks[1]
     inside = ((box[:, :2] > 0.0) & (box[:, :2] < 1.0)).all(axis=1)
     used = ~present | (inside & (visible >= settings.min_visible))
-    return Plan(t, r, s, *looks, pastes, cutout, box, visible, present, used)
+    return Plan(t, r, s, *looks, pastes, cutout, _seen_in(boxes[0], t)[:, 2:], box, visible, present, used)
 
 
 class _Draws:

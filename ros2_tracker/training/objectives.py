@@ -122,7 +122,7 @@ class IbfpObjective(_WholeNetwork):
 
     def loss(self, network: nn.Module, views: Views) -> dict[str, Tensor]:
         """Weighted losses."""
-        maps = network.find(network.template(views.template), views.search)
+        maps = network.find(network.template(views.template, views.template_size), views.search)
         side = maps.score.shape[-1]
         label = gaussian_label(views.box, side, self._settings.sigma) * views.present[:, None, None]
         return {
@@ -132,7 +132,7 @@ class IbfpObjective(_WholeNetwork):
 
     def boxes(self, network: nn.Module, views: Views) -> Tensor:
         """At the highest score."""
-        maps = network.find(network.template(views.template), views.search)
+        maps = network.find(network.template(views.template, views.template_size), views.search)
         # The highest of all scores, also where none is above 0.
         return decode_centers(as_centers(maps)._replace(score=maps.score))[0]
 
@@ -146,7 +146,7 @@ class IbfpStartObjective(IbfpObjective):
 
     def loss(self, network: nn.Module, views: Views) -> dict[str, Tensor]:
         """Weighted losses."""
-        maps = network.find(network.template(views.template), views.search)
+        maps = network.find(network.template(views.template, views.template_size), views.search)
         side = maps.score.shape[-1]
         label = gaussian_label(views.box, side, self._settings.sigma) * views.present[:, None, None]
         odds = torch.sigmoid(_ODDS_PER_SCORE * (maps.score[:, 0].float() - 0.5))

@@ -40,6 +40,8 @@ class Views:
     """(B, T, T) bool, outside the context crop."""
     recent_padded: Tensor | None
     search_padded: Tensor
+    template_size: Tensor
+    """(B, 2) float32 width and height of the target in template sides."""
     box: Tensor
     """(B, 4) float32 cx, cy, w, h in search sides."""
     present: Tensor
@@ -74,6 +76,7 @@ def render(plan: Plan, crops: Crops, template_px: int, search_px: int, fill: str
         _padded(plan.template, template_px, device),
         None if recent is None else _padded(plan.recent, template_px, device),
         _padded(plan.search, search_px, device),
+        _tensor(plan.template_size, device),
         _tensor(plan.box, device),
         torch.from_numpy(plan.present).to(device),
         torch.from_numpy(plan.used).to(device),

@@ -35,6 +35,7 @@ from ros2_tracker.tracking.network import TrackingNetwork  # noqa: E402
 VARIANT = replace(load_variant("ibfp-r18"), network={"width": 8, "head_width": 16}, online={"kind": "off"})
 OUTPUTS = ["box", "score", "score_map", "linear_map", "ltrb", "features"]
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2}
+TARGET = np.array([[90, 40]], np.int32)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,7 +78,7 @@ def crops(batch, seed):
 
 def answer(per_frame, per_template, batch):
     """Through both graphs: each template alone, then all targets at once."""
-    made = [per_template.run({"template": z[None]}) for z in crops(batch, 1)]
+    made = [per_template.run({"template": z[None], "template_target": TARGET}) for z in crops(batch, 1)]
     kept = {f"template_{name}": np.concatenate([each[name] for each in made]) for name in made[0]}
     return per_frame.run({**kept, "search": crops(batch, 9)})
 
@@ -99,8 +100,9 @@ def test_graphs_equal_torch(narrow, files, precision):
 def test_features_between_the_graphs_are_fp16(files):
     for precision, kind in (("fp32", ir.DataType.FLOAT), ("fp16", ir.DataType.FLOAT16)):
         per_frame, per_template = (ir.load(file).graph for file in files[precision])
-        assert {value.name: value.dtype for value in per_template.outputs} == {"deep": kind, "middle": kind}
-        assert [value.dtype for value in per_frame.inputs] == [kind, kind, ir.DataType.UINT8]
+        expected = dict.fromkeys(("deep", "middle", "size"), kind)
+        assert {value.name: value.dtype for value in per_template.outputs} == expected
+        assert [value.dtype for value in per_frame.inputs] == [kind, kind, kind, ir.DataType.UINT8]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -25,6 +25,8 @@ from ros2_tracker.models.prepare import prepared  # noqa: E402
 from ros2_tracker.models.variant import load_variant  # noqa: E402
 
 NARROW = {"size": 96, "width": 4, "head_width": 8}
+TARGET = torch.tensor([[0.3, 0.15]])
+"""Width and height in template sides."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -158,30 +160,32 @@ def test_equations_6_to_8_channel_selection():
 
 
 @pytest.mark.parametrize(("k", "cells"), [(3, 9), (5, 18)])
-def test_roi_align_samples_the_middle(k, cells):
-    features, share = drawn(1, 2, cells, cells), 0.2
-    found = roi_align(torch.from_numpy(features), k, share)[0].numpy()
-    edge, side = (0.5 - share / 2) * cells, share * cells / k
+def test_roi_align_samples_the_targets_box(k, cells):
+    features = drawn(2, 2, cells, cells)
+    sizes = np.array([[0.2, 0.2], [0.32, 0.125]], np.float32)
+    found = roi_align(torch.from_numpy(features), k, torch.from_numpy(sizes)).numpy()
 
-    def bilinear(y, x):
+    def bilinear(sample, y, x):
         y0, x0 = int(np.floor(y)), int(np.floor(x))
         fy, fx = y - y0, x - x0
-        part = features[0, :, y0 : y0 + 2, x0 : x0 + 2]
+        part = features[sample, :, y0 : y0 + 2, x0 : x0 + 2]
         return np.einsum("cij,i,j->c", part, [1 - fy, fy], [1 - fx, fx])
 
-    for i in range(k):
-        for j in range(k):
-            points = [
-                bilinear(edge + (i + dy) * side - 0.5, edge + (j + dx) * side - 0.5)
-                for dy in (0.25, 0.75)
-                for dx in (0.25, 0.75)
-            ]
-            np.testing.assert_allclose(found[:, i, j], np.mean(points, axis=0), atol=1e-5)
+    for sample, (width, height) in enumerate(sizes * cells / k):
+        left, top = 0.5 * (cells - k * width), 0.5 * (cells - k * height)
+        for i in range(k):
+            for j in range(k):
+                points = [
+                    bilinear(sample, top + (i + dy) * height - 0.5, left + (j + dx) * width - 0.5)
+                    for dy in (0.25, 0.75)
+                    for dx in (0.25, 0.75)
+                ]
+                np.testing.assert_allclose(found[sample, :, i, j], np.mean(points, axis=0), atol=1e-5)
 
 
 def test_roi_of_the_whole_map_stays_inside_it():
     features = torch.ones(1, 1, 9, 9)
-    torch.testing.assert_close(roi_align(features, 3, 1.0), torch.ones(1, 1, 3, 3))
+    torch.testing.assert_close(roi_align(features, 3, torch.ones(1, 2)), torch.ones(1, 1, 3, 3))
 
 
 # --- the network ---
@@ -190,7 +194,7 @@ def test_roi_of_the_whole_map_stays_inside_it():
 def test_maps_of_the_published_sizes():
     network = build_network(load_variant("ibfp-r18"), empty=True)
     x = torch.zeros(1, 3, 288, 288, device="meta")
-    kept = network.template(x)
+    kept = network.template(x, TARGET.to("meta"))
     maps = network.find(kept, x)
     assert kept.deep.shape == (1, 512, 9, 9)
     assert kept.middle.shape == maps.middle.shape == (1, 256, 18, 18)
@@ -215,7 +219,7 @@ def test_an_untrained_network_expects_nothing_but_a_target_of_common_size():
     torch.manual_seed(0)
     network = Ibfp(IbfpSettings(**NARROW)).train()
     z, x = crops()
-    maps = network.find(network.template(z), x)
+    maps = network.find(network.template(z, TARGET), x)
     assert maps.score.abs().mean() < 0.1
     assert maps.sides.median().item() == pytest.approx(0.1, abs=0.01)
 
@@ -224,7 +228,8 @@ def test_distances_are_bounded():
     network = narrow()
     network.box_head.reg[-1].bias.fill_(100.0)
     z, x = crops(1)
-    assert network.find(network.template(z), x).sides.max().item() == pytest.approx(np.exp(5.0) * 8 / 96, rel=1e-5)
+    sides = network.find(network.template(z, TARGET), x).sides
+    assert sides.max().item() == pytest.approx(np.exp(5.0) * 8 / 96, rel=1e-5)
 
 
 @pytest.mark.parametrize("switch", ["ibu", "cscs"])
@@ -233,8 +238,8 @@ def test_switches_of_the_ablation_change_the_answer_and_leave_the_template_to_be
     answers = {}
     for on in (True, False):
         network = narrow(**{switch: on})
-        answers[on] = network.find(network.template(z), x).score
-        other = network.find(network.template(z.flip(-1)), x).score
+        answers[on] = network.find(network.template(z, TARGET), x).score
+        other = network.find(network.template(z.flip(-1), TARGET), x).score
         assert (answers[on] - other).abs().max() > 1e-5
     assert (answers[True] - answers[False]).abs().max() > 1e-3
 
@@ -242,22 +247,32 @@ def test_switches_of_the_ablation_change_the_answer_and_leave_the_template_to_be
 def test_without_the_bridge_the_deep_template_is_not_read():
     z, x = crops(1)
     network = narrow(ibu=False)
-    kept = network.template(z)
+    kept = network.template(z, TARGET)
     changed = kept._replace(deep=torch.randn_like(kept.deep))
     assert torch.equal(network.find(kept, x).score, network.find(changed, x).score)
     informed = narrow()
-    kept = informed.template(z)
+    kept = informed.template(z, TARGET)
     assert not torch.equal(
         informed.find(kept, x).score, informed.find(kept._replace(deep=changed.deep), x).score
     )
 
 
+def test_the_targets_shape_is_read_from_its_box():
+    """An elongated target is not what a square one with the same area would be."""
+    network = narrow()
+    z, x = crops(1)
+    square = network.find(network.template(z, TARGET.prod().sqrt().expand(1, 2)), x).score
+    for target in (TARGET, TARGET.flip(1)):
+        assert (network.find(network.template(z, target), x).score - square).abs().max() > 1e-3
+
+
 def test_samples_of_a_batch_do_not_touch_each_other():
     network = narrow()
     z, x = crops()
-    together = network(network.template(z), x)
+    targets = torch.cat([TARGET, TARGET.flip(1)])
+    together = network(network.template(z, targets), x)
     for i in range(2):
-        alone = network(network.template(z[i : i + 1]), x[i : i + 1])
+        alone = network(network.template(z[i : i + 1], targets[i : i + 1]), x[i : i + 1])
         for a, b in zip(together, alone, strict=True):
             torch.testing.assert_close(a[i : i + 1], b, atol=1e-4, rtol=1e-4)
 
@@ -266,7 +281,7 @@ def test_every_parameter_learns():
     torch.manual_seed(0)
     network = Ibfp(IbfpSettings(**NARROW)).train()
     z, x = crops(4)
-    maps = network.find(network.template(z), x)
+    maps = network.find(network.template(z, TARGET), x)
     ((maps.score - 0.3).square().mean() + maps.sides.log().square().mean()).backward()
     still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert still == []
@@ -275,7 +290,7 @@ def test_every_parameter_learns():
 def test_boxes_from_distances():
     network = narrow()
     z, x = crops(1)
-    maps = network.find(network.template(z), x)
+    maps = network.find(network.template(z, TARGET), x)
     box, score = decode_centers(as_centers(maps))
     row, column = divmod(int(maps.score.argmax()), 12)
     left, top, right, bottom = maps.sides[0, :, row, column].tolist()
@@ -289,8 +304,8 @@ def test_scores_below_0_count_as_none():
     network = narrow()
     network.box_head.cls[-1].bias.fill_(-100.0)
     z, x = crops(1)
-    assert network.find(network.template(z), x).score.max() < 0.0
-    assert (network(network.template(z), x).score == 1e-4).all()
+    assert network.find(network.template(z, TARGET), x).score.max() < 0.0
+    assert (network(network.template(z, TARGET), x).score == 1e-4).all()
 
 
 def test_prepared_for_engines_it_answers_the_same():
@@ -298,7 +313,7 @@ def test_prepared_for_engines_it_answers_the_same():
     fast = prepared(network)
     assert not [m for m in fast.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     z, x = crops(1)
-    for a, b in zip(network.find(network.template(z), x), fast.find(fast.template(z), x), strict=True):
+    for a, b in zip(network.find(network.template(z, TARGET), x), fast.find(fast.template(z, TARGET), x), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
@@ -307,7 +322,7 @@ def test_frozen_norms_keep_their_statistics():
     for frozen in (True, False):
         network = Ibfp(IbfpSettings(**NARROW, frozen_norms=frozen)).train()
         before = network.backbone.bn1.running_mean.clone()
-        network.template(crops()[0])
+        network.template(crops()[0], TARGET)
         assert torch.equal(before, network.backbone.bn1.running_mean) is frozen
 
 

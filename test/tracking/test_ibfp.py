@@ -89,10 +89,13 @@ def engines(score_map=None):
         "ltrb": ltrb,
         "features": np.zeros((4, 18, 18), np.float32),
     }
-    kept = {"template_deep": (None, 8, 9, 9), "template_middle": (None, 4, 18, 18), "search": (None, 288, 288, 3)}
+    kept = {"template_deep": (None, 8, 9, 9), "template_middle": (None, 4, 18, 18), "template_size": (None, 2)}
+    kept |= {"search": (None, 288, 288, 3)}
     per_frame = Scripted(kept, {name: (None, *value.shape) for name, value in answer.items()}, answer)
     made = {"deep": np.ones((8, 9, 9), np.float32), "middle": np.ones((4, 18, 18), np.float16)}
-    return Engines(per_frame, Scripted({"template": (None, 288, 288, 3)}, dict.fromkeys(made), made))
+    made["size"] = np.full(2, 0.2, np.float32)
+    shown = {"template": (None, 288, 288, 3), "template_target": (None, 2)}
+    return Engines(per_frame, Scripted(shown, dict.fromkeys(made), made))
 
 
 def family(offline, online=None, settings=SETTINGS):
@@ -201,6 +204,16 @@ def test_the_branch_is_fitted_to_views_of_the_first_frame():
     assert moved.tolist() == pytest.approx([0.5 - 0.12, 0.5, 0.2, 0.2])
 
 
+def test_the_template_is_shown_with_the_targets_shape():
+    made, scripted, frame = family(bumps((18, 18, 0.9)))
+    kept = made.appearance(frame, Box(100.0, 80.0, 80.0, 20.0)).inputs
+    (asked,) = scripted.per_template.seen
+    # The same area as a square of 40 px, which has a fifth of the side.
+    assert asked["template_target"].tolist() == [round(288 * 0.4), round(288 * 0.1)]
+    assert asked["template_target"].dtype == np.int32
+    assert kept["template_size"] is scripted.per_template.answer["size"]
+
+
 def test_both_maps_are_mixed():
     """The offline map prefers another place than the online one, and its distances there make the box."""
     offline, online = bumps((18, 18, 1.0)), bumps((14, 22, 1.0))
@@ -236,7 +249,7 @@ def test_samples_are_remembered_each_frame_and_learnt_every_ten():
     (_, place, rate), *_ = notes
     assert rate == 0.01
     assert place == pytest.approx((18.5 / 36, 18.5 / 36, 0.2, 0.2), abs=1e-5)
-    assert set(appearance.inputs) == {"template_deep", "template_middle"}
+    assert set(appearance.inputs) == {"template_deep", "template_middle", "template_size"}
 
 
 def test_a_hard_negative_is_learnt_at_once_and_twice_as_much():

@@ -102,6 +102,14 @@ def test_boxes_follow_the_pixels():
             np.testing.assert_allclose(green_box(found), truth.numpy(), atol=0.006)
 
 
+def test_the_targets_size_in_the_template_follows_the_pixels():
+    images, boxes = scene(8, box=(170, 180, 80, 44))
+    _, views, _ = shown(only(template_scale=0.1, template_shift=0.1, flip=0.5), images, boxes)
+    assert views.template_size.std(dim=0).min() > 0.005
+    for found, truth in zip(views.template * STD + MEAN, views.template_size, strict=True):
+        np.testing.assert_allclose(green_box(found * 255.0)[2:], truth.numpy(), atol=0.01)
+
+
 def test_regions_stay_inside_their_crop_as_far_as_they_can():
     _, boxes = scene(200, box=(176, 176, 58, 58))
     chances = []

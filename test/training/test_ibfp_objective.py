@@ -21,6 +21,7 @@ from ros2_tracker.training.objectives import (  # noqa: E402
     trained_parameters,
 )
 from ros2_tracker.training.render import Views  # noqa: E402
+from ros2_tracker.training.setup import layout  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / "config" / "training"
 
@@ -44,7 +45,8 @@ def views(count=4, size=96):
     z, x = (torch.randn(count, 3, size, size, generator=generator) for _ in range(2))
     padded = torch.zeros(count, size, size, dtype=torch.bool)
     present = torch.arange(count) % 2 == 0
-    return Views(z, None, x, padded, None, padded, box, present, torch.ones(count, dtype=torch.bool))
+    size = torch.rand(count, 2, generator=generator) * 0.2 + 0.1
+    return Views(z, None, x, padded, None, padded, size, box, present, torch.ones(count, dtype=torch.bool))
 
 
 def test_sides_are_compared_at_the_points_near_the_centre():
@@ -77,7 +79,7 @@ def test_a_thin_target_has_the_cell_of_its_centre():
 def test_losses_are_the_papers_and_weighted():
     net, inputs = network().eval(), views()
     losses = make_objective("ibfp", LossSettings(score=3.0, l1=2.0, sigma=0.25), net, 1).loss(net, inputs)
-    maps = net.find(net.template(inputs.template), inputs.search)
+    maps = net.find(net.template(inputs.template, inputs.template_size), inputs.search)
     label = gaussian_label(inputs.box, 12, 0.25) * inputs.present[:, None, None]
     score = focal_hinge_loss(maps.score[:, 0], label, inputs.used)
     assert losses["score"].item() == pytest.approx(3.0 * score.item())
@@ -85,8 +87,15 @@ def test_losses_are_the_papers_and_weighted():
     assert losses["l1"].item() == pytest.approx(2.0 * sides.item())
 
 
+def test_a_narrow_network_is_not_laid_out_as_torch_crashes():
+    """A strided 1x1 convolution of few channels."""
+    assert layout(network()) == torch.contiguous_format
+    assert layout(Ibfp(IbfpSettings(size=96, width=16, head_width=8))) == torch.channels_last
+
+
 def test_all_of_it_learns():
     net, inputs = network(), views()
+    net.to(memory_format=layout(net))
     objective = make_objective("ibfp", LossSettings(), net, 1)
     objective.set_training(net)
     optimizer = torch.optim.AdamW(dict(trained_parameters(net, objective)).values(), lr=2e-3)
@@ -118,7 +127,8 @@ def test_painted_targets_of_a_batch_are_found_after_some_steps():
         template[i, :, 64:96, 64:96] += colours[i]
         search[i, :, cy - 16 : cy + 16, cx - 16 : cx + 16] += colours[i]
     everywhere = torch.ones(6, dtype=torch.bool)
-    painted = replace(inputs, template=template, search=search, box=box, present=everywhere)
+    shown = {"template": template, "template_size": torch.full((6, 2), 0.2), "search": search, "box": box}
+    painted = replace(inputs, **shown, present=everywhere)
     objective = make_objective("ibfp", LossSettings(score=5.0, l1=1.0, sigma=0.25), net, 1)
     objective.set_training(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
@@ -135,7 +145,7 @@ def test_the_highest_score_is_found_also_below_0():
     net, inputs = network().eval(), views()
     where = torch.zeros(4, 1, 12, 12)
     where[:, :, 7, 4] = 1.0
-    found = net.find(net.template(inputs.template), inputs.search)
+    found = net.find(net.template(inputs.template, inputs.template_size), inputs.search)
     net.find = lambda template, search: found._replace(score=where - 2.0)
     boxes = make_objective("ibfp", LossSettings(), net, 1).boxes(net, inputs)
     left, top, right, bottom = found.sides[:, :, 7, 4].T
@@ -160,7 +170,7 @@ def test_start_learns_where_the_target_is_from_scores_on_the_papers_scale():
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        score = net.find(net.template(inputs.template), inputs.search).score[:, 0]
+        score = net.find(net.template(inputs.template, inputs.template_size), inputs.search).score[:, 0]
     label = gaussian_label(inputs.box, score.shape[-1], 0.25)
     there, absent = score[inputs.present], score[~inputs.present]
     assert (there[label[inputs.present] == 1.0] > 0.5).all(), "nearer to the label's 1 than to 0"

@@ -36,7 +36,9 @@ def views(count=4, template=32, search=64, recent=False):
     padded_x[:, :8] = True
     present = torch.arange(count) % 2 == 0
     used = torch.ones(count, dtype=torch.bool)
-    return Views(z, z if recent else None, x, padded_z, padded_z if recent else None, padded_x, box, present, used)
+    size = torch.full((count, 2), 0.5)
+    masks = padded_z, padded_z if recent else None, padded_x
+    return Views(z, z if recent else None, x, *masks, size, box, present, used)
 
 
 def stark(score_head=True):
