@@ -35,6 +35,8 @@ _SOONEST = 0.5
 _HOPELESS = 0.5
 # Share of the likeness that is accepted under which a find is not even published as UNCERTAIN.
 _GUESS_SHARE = 0.5
+# Times its own score: what a find elsewhere must have for a candidate that is alike to give way.
+_CLEARLY_BETTER = 1.4
 # Of a new likeness in the smoothed one.
 _NEW_SHARE = 0.25
 
@@ -182,10 +184,11 @@ class Search:
         return replace(self, candidate=None if best is None else best.box, view=None, likeness=None, there=there)
 
     def _yields(self, own: Proposal, likeness: float | None, rival: Proposal, settings: RecoverySettings) -> bool:
-        """Whether a candidate unlike what was lost gives way to a find elsewhere: the less alike, the sooner."""
-        if likeness is None or self._is_alike(likeness, settings) or iou(own.box, rival.box) > 0.0:
+        """Whether a candidate gives way to a find elsewhere: the less like what was lost, the sooner."""
+        if likeness is None or iou(own.box, rival.box) > 0.0:
             return False
-        return rival.score > own.score * likeness / settings.accept_likeness
+        alike = self._is_alike(likeness, settings)
+        return rival.score > own.score * (_CLEARLY_BETTER if alike else likeness / settings.accept_likeness)
 
 
 def sweep_centers(place: Box, width: int, height: int, zoom: float) -> list[tuple[float, float]]:

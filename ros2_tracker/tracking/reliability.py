@@ -118,7 +118,7 @@ class ReliabilityModel:
 
     def reliability(self, signals: ReliabilitySignals, settings: ReliabilitySettings) -> float:
         """The probability; 0 when the camera is taken to be stuck, as its image says nothing about now."""
-        if 0.0 < settings.frozen_after <= signals.frozen_for:
+        if settings.is_stuck(signals.frozen_for):
             return 0.0
         return self.probability(signals)
 

@@ -26,11 +26,11 @@ class ReliabilitySettings:
 
     tracking_above: float = 0.6
     """Reliability from which a target counts as found. Higher: recovers later, and less often on a look-alike."""
-    uncertain_below: float = 0.5
+    uncertain_below: float = 0.45
     """Reliability under which a box becomes a guess. Higher: warns earlier, and more often for nothing."""
     lost_below: float = 0.4
     """Reliability under which the target counts as gone. Higher: gives up sooner, and more often for nothing."""
-    uncertain_after: float = 0.1
+    uncertain_after: float = 0.13
     """How long reliability must stay under `uncertain_below`. Longer: ignores short dips, warns later."""
     lost_after: float = 0.3
     """How long reliability must stay under `lost_below`. Longer: rides out occlusions, admits a loss later."""
@@ -51,6 +51,10 @@ class ReliabilitySettings:
                 "reliability thresholds must be ordered lost_below <= uncertain_below <= tracking_above, got "
                 f"{self.lost_below:g}, {self.uncertain_below:g}, {self.tracking_above:g}"
             )
+
+    def is_stuck(self, frozen_for: float) -> bool:
+        """Whether a camera that has repeated its image for so many seconds is taken to be stuck."""
+        return 0.0 < self.frozen_after <= frozen_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +116,9 @@ class RecoverySettings:
     """Side of the search at most, in usual sides. Larger: fewer windows for an image, and small targets are missed."""
     candidate_above: float = 0.2
     """The network's score from which a find is looked at more closely. Lower: more finds, more of them in vain."""
-    accept_above: float = 0.6
+    accept_above: float = 0.7
     """Reliability that a find must have to be the target, in [0, 1]. Higher: fewer mistaken recoveries, more missed."""
-    accept_likeness: float = 0.65
+    accept_likeness: float = 0.6
     """Likeness of a find to what was lost, in [0, 1], from which it is the target; a less convincing one stays
     UNCERTAIN. Higher: fewer look-alikes are taken, and the target itself later when it comes back looking different."""
     accept_after: float = 0.2

@@ -206,7 +206,10 @@ class Target:
         if gone:
             if settings.recovery.enabled:
                 trusted = memory.trusted
-                search = self._searched(question, found, doubtful)
+                stuck = settings.reliability.is_stuck(seen.signals.frozen_for)
+                # A camera that repeats its image shows nothing new: what it showed stays what it was.
+                kept = memory.search if stuck else None
+                search = kept or self._searched(question, found, doubtful)
                 next_box = search.candidate or search.place
             if doubtful or (search is not None and memory.search is not None and not memory.search.candidate):
                 # Nothing is known of its motion any more; where it reappears starts afresh.

@@ -70,7 +70,7 @@ class Features:
 
     def __init__(self, size: int) -> None:
         self.inputs = {"template": (1, size, size, 3)}
-        self.outputs = {"deep": (1, 1), "middle": (1, 1)}
+        self.outputs = {"deep": (1, 1), "middle": (1, 1), "size": (1, 2)}
 
     def run(self, looks):
         """Zeros."""

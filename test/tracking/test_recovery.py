@@ -155,8 +155,10 @@ def test_find_becomes_a_candidate_which_is_looked_at_until_it_disappoints():
     assert search.place == PLACE, "the place where it was last trusted is kept"
 
 
-@pytest.mark.parametrize(("likeness", "score", "yields"), [(0.3, 0.35, True), (0.3, 0.25, False), (0.9, 0.9, False)])
-def test_candidate_that_is_not_alike_gives_way_to_a_better_find(likeness, score, yields):
+@pytest.mark.parametrize(
+    ("likeness", "score", "yields"), [(0.3, 0.35, True), (0.3, 0.25, False), (0.9, 0.8, False), (0.9, 0.9, True)]
+)
+def test_candidate_gives_way_to_a_better_find_the_less_alike_the_sooner(likeness, score, yields):
     candidate, other = (Box.from_center(x, 300.0, 40.0, 30.0) for x in (100.0, 300.0))
     settings = replace(SETTINGS, accept_likeness=0.6)
     search = replace(begin(), candidate=candidate, likeness=likeness)

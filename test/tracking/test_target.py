@@ -113,6 +113,24 @@ def test_what_a_lost_target_costs_is_bounded(target: Target):
     assert len(target.ask(picture(270, 200), i * DT).looks) == 1, "found again: as before"
 
 
+def test_search_stands_still_while_the_camera_repeats_its_image(target: Target):
+    def two_blobs() -> ArrayFrame:
+        frame = picture(100)
+        frame.pixels[200:220, 270:294] = 250
+        return frame
+
+    for i in range(1, 10):
+        target.update(two_blobs(), i * DT)
+    stuck = two_blobs()
+    for i in range(10, 50):
+        result = target.update(stuck, i * DT)
+        assert iou(target.box, Box(100, 80, 24, 20)) > 0.5, "not the other one, which is nothing new"
+    assert result.state is TrackState.LOST
+    back = [target.update(picture(100), i * DT) for i in range(50, 60)]
+    assert back[-1].state is TrackState.TRACKING
+    assert iou(Box(*back[-1].box), Box(100, 80, 24, 20)) > 0.7
+
+
 def test_find_that_does_not_last_is_no_recovery(target: Target):
     i = lose(target)
     for _ in range(20):

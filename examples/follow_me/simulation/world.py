@@ -25,8 +25,9 @@ LAW = {
     "distance": DISTANCE_M,
     "max_forward": 4.0,
     "max_backward": 2.0,
-    "max_climb": 1.5,
-    "ramp_time": 1.0,
+    "max_climb": 2.5,
+    "climb_gain": 1.2,
+    "ramp_time": 0.7,
 }
 """Parameters of follow_me for this vehicle, beside the defaults."""
 _LANE = 1.1
