@@ -186,7 +186,8 @@ def test_time_away_is_counted_until_the_step_back():
 
 def test_zero_durations_act_at_once():
     now = ReliabilitySettings(uncertain_after=0.0, lost_after=0.0, recover_after=0.0)
-    history = states([0.45, 0.1, 0.9], 1 / 30, now)
+    doubted = (now.lost_below + now.uncertain_below) / 2
+    history = states([doubted, 0.1, 0.9], 1 / 30, now)
     assert [s.state for s in history] == [TrackState.UNCERTAIN, TrackState.LOST, TrackState.TRACKING]
 
 
