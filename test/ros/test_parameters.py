@@ -147,7 +147,8 @@ def test_names_that_are_no_parameters_are_pointed_out(tmp_path: Path):
         ({"qos.image.reliability": "maybe"}, "qos.image.reliability is 'maybe', must be one of best_effort, reliable"),
         (
             {"reliability.lost_below": 0.6},
-            "reliability thresholds must be ordered lost_below <= uncertain_below <= tracking_above, got 0.6, 0.45, 0.6",
+            "reliability thresholds must be ordered lost_below <= uncertain_below <= tracking_above, "
+            "got 0.6, 0.45, 0.6",
         ),
         (
             {"reliability.uncertain_below": 0.7},
