@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch", reason="the networks need torch")
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from ros2_tracker.models.build import build_network  # noqa: E402
+from ros2_tracker.models.ibfp import Ibfp  # noqa: E402
 from ros2_tracker.models.layers import IMAGE_MEAN, IMAGE_STD, normalized, to_map  # noqa: E402
 from ros2_tracker.models.ostrack import OSTrack  # noqa: E402
 from ros2_tracker.models.stark import Stark, StarkLightning  # noqa: E402
@@ -41,7 +42,8 @@ def test_multiplications_are_those_of_the_variant(name):
         assert ours.get_total_flops() < counter.get_total_flops()
         left_out = multiplications_for_dropped_candidates(variant)
     elif not isinstance(network, Stark | StarkLightning):
-        kept = network.template(z)
+        target = (torch.zeros(1, 2, device="meta"),) if isinstance(network, Ibfp) else ()
+        kept = network.template(z, *target)
         with FlopCounterMode(display=False) as counter:
             network(kept, x)
         left_out = 0
