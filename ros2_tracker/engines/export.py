@@ -90,6 +90,9 @@ def export_onnx(
         )
         if weights_sha256:
             model.metadata_props["weights_sha256"] = weights_sha256
+        for node in model.graph.all_nodes():
+            # Stack traces of the exporter, with the folders of this machine.
+            node.metadata_props.clear()
         written.append((model, file))
     progress(f"writing {target.name}")
     _write(written)

@@ -118,7 +118,7 @@ def draw_footer(image: NDArray[np.uint8], lines: Sequence[str]) -> None:
     _shade(image, 0, top, image.shape[1], height, _DARK, 0.6)
     for row, line in enumerate(shown):
         y = top + style.pad + row * pitch + text_height
-        _write(image, line, (2 * style.pad, y), style)
+        draw_text(image, line, (2 * style.pad, y), style.font, style.stroke)
 
 
 def _drawable(box: Sequence[float] | None) -> bool:
@@ -139,12 +139,14 @@ def _text_size(text: str, style: _Style) -> tuple[int, int, int]:
     return width, height, baseline
 
 
-def _write(image: NDArray[np.uint8], text: str, origin: tuple[int, int], style: _Style) -> None:
-    """Light text with a dark rim; `origin` is the left end of the baseline."""
+def draw_text(
+    image: NDArray[np.uint8], text: str, origin: tuple[int, int], scale: float = 0.45, stroke: int = 1
+) -> None:
+    """Light text with a dark rim, in place; `origin` is the left end of the baseline, `stroke` its width, px."""
     # Not with a wider stroke: since OpenCV 5 that makes the text longer, and the rim would be beside it.
     for dx, dy in ((-1, -1), (1, -1), (-1, 1), (1, 1)):
-        cv2.putText(image, text, (origin[0] + dx, origin[1] + dy), _FONT, style.font, _DARK, style.stroke, cv2.LINE_AA)
-    cv2.putText(image, text, origin, _FONT, style.font, _LIGHT, style.stroke, cv2.LINE_AA)
+        cv2.putText(image, text, (origin[0] + dx, origin[1] + dy), _FONT, scale, _DARK, stroke, cv2.LINE_AA)
+    cv2.putText(image, text, origin, _FONT, scale, _LIGHT, stroke, cv2.LINE_AA)
 
 
 def _shade(image: NDArray[np.uint8], x0: int, y0: int, x1: int, y1: int, color: Color, alpha: float) -> None:
@@ -255,4 +257,5 @@ def _chip(
     y0 = round(max(min(corner[1], height - chip_height), 0))
     _shade(image, x0, y0, x0 + chip_width, y0 + chip_height, _DARK, 0.78)
     _shade(image, x0, y0, x0 + edge, y0 + chip_height, color, 1.0)
-    _write(image, text, (x0 + edge + style.pad, y0 + style.pad // 2 + text_height + baseline // 2), style)
+    at = (x0 + edge + style.pad, y0 + style.pad // 2 + text_height + baseline // 2)
+    draw_text(image, text, at, style.font, style.stroke)

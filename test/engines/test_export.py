@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import parity
@@ -265,6 +266,8 @@ def test_metadata(tmp_path):
         "weights_sha256": "ab" * 32,
         "ros2_tracker": ros2_tracker.__version__,
     }
+    here = str(Path(__file__).parents[2]).encode()
+    assert not any(here in file.read_bytes() for file in files), "a folder of the machine that exported"
     found = [Runtime(file).session.get_modelmeta().custom_metadata_map for file in files]
     assert found == [expected, expected | {"batch": "1"}]  # templates come one at a time
 

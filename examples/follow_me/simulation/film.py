@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ros2_tracker.evaluation.results import OverlayVideo
-from ros2_tracker.tracking.overlay import draw_footer, draw_target
+from ros2_tracker.tracking.overlay import draw_footer, draw_target, draw_text
 
 from .render import Renderer
 from .scenery import Ground
@@ -38,7 +38,7 @@ def write_film(path: Path, run: Run, renderer: Renderer) -> None:
             quarter = (camera.width // 4, camera.height // 4)
             corner = (3 * camera.width // 4, 3 * camera.height // 4)
             cv2.rectangle(picture, quarter, corner, (235, 235, 235), 1, cv2.LINE_AA)
-            _write(picture, "central half", quarter[0], quarter[1] - 6)
+            draw_text(picture, "central half", (quarter[0], quarter[1] - 6))
             if step.answer is not None:
                 last_box = step.answer.box or last_box
                 draw_target(
@@ -128,14 +128,7 @@ def _legend(picture: NDArray[np.uint8]) -> None:
         y = 18 + 18 * row
         cv2.line(picture, (10, y - 4), (34, y - 4), (24, 22, 20), 5, cv2.LINE_AA)
         cv2.line(picture, (10, y - 4), (34, y - 4), color, 3, cv2.LINE_AA)
-        _write(picture, text, 42, y)
-
-
-def _write(picture: NDArray[np.uint8], text: str, x: int, y: int) -> None:
-    """Light with a dark rim."""
-    for dx, dy in ((-1, -1), (1, -1), (-1, 1), (1, 1)):
-        cv2.putText(picture, text, (x + dx, y + dy), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (24, 22, 20), 1, cv2.LINE_AA)
-    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (245, 245, 245), 1, cv2.LINE_AA)
+        draw_text(picture, text, (42, y))
 
 
 def _xy(place: Place) -> tuple[float, float]:
