@@ -37,6 +37,10 @@ _HOPELESS = 0.5
 _GUESS_SHARE = 0.5
 # Times its own score: what a find elsewhere must have for a candidate that is alike to give way.
 _CLEARLY_BETTER = 1.4
+# The same for the box that was followed when it was LOST, which is then given up though it is doubted.
+_BETTER = 1.3
+# Share of the score of its trusted views from which that box is followed on.
+_ALIVE = 0.5
 # Of a new likeness in the smoothed one.
 _NEW_SHARE = 0.25
 
@@ -72,6 +76,8 @@ class Search:
     """Windows that were chosen by colour."""
     candidate: Box | None = None
     """A find that is being looked at, px."""
+    followed_above: float = math.inf
+    """Score from which the candidate, the box that was followed when it was LOST, stays one though it is doubted."""
     view: Appearance | None = None
     """The candidate as a template, for `tracking.likeness`."""
     likeness: float | None = None
@@ -91,13 +97,23 @@ class Search:
         settings: RecoverySettings,
         colours: Colours | None = None,
         middle: Colours | None = None,
+        followed: Proposal | None = None,
+        usual: float = math.inf,
     ) -> Search:
-        """In `width` x `height` px images, for a target of these colours that was last trusted at `place`."""
+        """In `width` x `height` px images, for a target of these colours that was last trusted at `place`.
+
+        `followed` was found last; given up in doubt, it may be the target all the same, whose trusted views have the
+        score `usual`.
+        """
         # Wide windows are through sooner; in narrower ones the network sees more.
         zooms = (settings.zoom, math.sqrt(settings.zoom)) if settings.zoom > 1.0 else (1.0,)
         centers = ((x, y, zoom) for zoom in zooms for x, y in sweep_centers(place, width, height, zoom))
         windows = (Window(Box.from_center(x, y, place.w, place.h), zoom) for x, y, zoom in centers)
-        return cls(kept_in_image(place, width, height), stamp, tuple(windows), colours, middle)
+        search = cls(kept_in_image(place, width, height), stamp, tuple(windows), colours, middle)
+        least = max(_ALIVE * usual, settings.candidate_above)
+        if followed is None or followed.score < least:
+            return search
+        return replace(search, candidate=followed.box, followed_above=least)
 
     def looked(self, frame: Frame, stamp: float, settings: RecoverySettings) -> tuple[tuple[Window, ...], Search]:
         """Where to look in an image, at least one window, and the search that has done so."""
@@ -176,12 +192,21 @@ class Search:
             own, known = found[0], self.likeness
             if likeness is not None:
                 known = likeness if known is None else known + _NEW_SHARE * (likeness - known)
-            if not doubtful and (best is None or not self._yields(own, known, best, settings)):
+            if doubtful:
+                stays = self._is_followed_on(own, best)
+            else:
+                stays = best is None or not self._yields(own, known, best, settings)
+            if stays:
                 return replace(self, candidate=own.box, view=None, likeness=known, there=there)
             # A candidate that disappoints is not looked at again for what it is, but nor is what convinces even less.
             if doubtful and best is not None and best.score < own.score:
                 best = None
-        return replace(self, candidate=None if best is None else best.box, view=None, likeness=None, there=there)
+        candidate = None if best is None else best.box
+        return replace(self, candidate=candidate, followed_above=math.inf, view=None, likeness=None, there=there)
+
+    def _is_followed_on(self, own: Proposal, rival: Proposal | None) -> bool:
+        """Whether a candidate that is doubted stays one."""
+        return own.score >= self.followed_above and (rival is None or rival.score < _BETTER * own.score)
 
     def _yields(self, own: Proposal, likeness: float | None, rival: Proposal, settings: RecoverySettings) -> bool:
         """Whether a candidate gives way to a find elsewhere: the less like what was lost, the sooner."""

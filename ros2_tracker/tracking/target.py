@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -209,7 +210,7 @@ class Target:
                 stuck = settings.reliability.is_stuck(seen.signals.frozen_for)
                 # A camera that repeats its image shows nothing new: what it showed stays what it was.
                 kept = memory.search if stuck else None
-                search = kept or self._searched(question, found, doubtful)
+                search = kept or self._searched(question, found, doubtful, stuck)
                 next_box = search.candidate or search.place
             if doubtful or (search is not None and memory.search is not None and not memory.search.candidate):
                 # Nothing is known of its motion any more; where it reappears starts afresh.
@@ -274,7 +275,7 @@ class Target:
                 second = Second(usurper.cells[0], usurper.box.cx, usurper.box.cy, usurper.score)
         return _Found(look, first, maps, second, answers, likeness)
 
-    def _searched(self, question: Question, found: _Found, doubtful: bool) -> Search:
+    def _searched(self, question: Question, found: _Found, doubtful: bool, stuck: bool) -> Search:
         """The search for a target that is gone, after a frame."""
         memory, settings, frame = question.memory, self.settings.recovery, question.frame
         past = memory.remembered.best
@@ -284,7 +285,19 @@ class Target:
                 # What hides a target often stretches its box first.
                 place = Box.from_center(place.cx, place.cy, past.box.w, past.box.h)
             colours, middle = (None, None) if past is None else (past.colours(), past.middle())
-            return Search.begin(place, question.stamp, frame.width, frame.height, settings, colours, middle)
+            usual = math.inf if past is None else past.score
+            return Search.begin(
+                place,
+                question.stamp,
+                frame.width,
+                frame.height,
+                settings,
+                colours,
+                middle,
+                # What a repeated image shows is no more than where it was.
+                followed=None if stuck else found.proposal,
+                usual=usual,
+            )
         search = memory.search.after(found.answers, doubtful, found.likeness, settings)
         if search.candidate is None or memory.search.candidate is None or doubtful:
             return search

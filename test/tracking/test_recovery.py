@@ -170,6 +170,29 @@ def test_candidate_gives_way_to_a_better_find_the_less_alike_the_sooner(likeness
     assert same.candidate == candidate, "the same find, seen through another window"
 
 
+def test_the_box_given_up_in_doubt_is_followed_on_until_it_fades_or_something_better_is_found():
+    here, there = Box.from_center(300.0, 120.0, 44.0, 30.0), Box.from_center(100.0, 300.0, 40.0, 30.0)
+
+    def lost(score: float, usual: float = 0.8) -> Search:
+        return Search.begin(PLACE, 10.0, 640, 480, SETTINGS, followed=found(score, here), usual=usual)
+
+    assert lost(0.3).candidate is None, "what was found last is hardly there"
+    assert Search.begin(PLACE, 10.0, 640, 480, SETTINGS, followed=found(0.9, here)).candidate is None, "unknown"
+    moved = Box.from_center(305.0, 121.0, 44.0, 30.0)
+    search = lost(0.5)
+    for _ in range(5):
+        assert search.candidate == here
+        search = search.after([found(0.5, moved), found(0.6, there)], True, None, SETTINGS)
+        assert search.candidate == moved, "though it is doubted"
+        search = replace(search, candidate=here)
+    assert search.after([found(0.5, moved), found(0.7, there)], True, None, SETTINGS).candidate == there
+    gone = search.after([found(0.3, moved), found(0.01)], True, None, SETTINGS)
+    assert gone.candidate is None
+    other = gone.after([found(0.01), found(0.5, there)], True, None, SETTINGS)
+    assert other.candidate == there
+    assert other.after([found(0.5, there), found(0.01)], True, None, SETTINGS).candidate is None, "a find is not"
+
+
 def test_the_sweep_goes_on_beside_a_candidate_and_another_find_takes_its_place():
     other = Box.from_center(500.0, 400.0, 36.0, 30.0)
     search = begin().after([found(0.5), found(0.1)], True, None, SETTINGS)
