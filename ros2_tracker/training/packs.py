@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ros2_tracker.training.source import CROP_PX, CropError, box_problem
+from ros2_tracker.tracking.crop import Region, crop, mean_rgb
+from ros2_tracker.tracking.frame import ArrayFrame
+from ros2_tracker.tracking.geometry import Box
+from ros2_tracker.training.source import CONTEXT, CROP_PX, CropError, box_problem
 
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 
@@ -76,6 +80,69 @@ class Pack:
         if data[offset + length - 2 : offset + length].tobytes() != _END:
             return "is a JPEG without its end"
         return None
+
+
+class PackWriter:
+    """Writes one pack; a context manager. Without an error in between there is a whole pack in the end, else none."""
+
+    def __init__(self, index: Path, quality: int = 88) -> None:
+        """`index`: the JSON file to write, the crops go to the .bin file beside it; `quality`: of JPEGs, in percent.
+
+        Raises:
+            FileExistsError: there is such a pack already.
+
+        """
+        self._index, self._file = index, index.with_suffix(".bin")
+        for file in (self._index, self._file):
+            if file.exists():
+                raise FileExistsError(f"{file}: is there already")
+        self._quality = quality
+        self._entries: list[list[Any]] = []
+        self._tracks = 0
+        self._written = 0
+
+    def __enter__(self) -> PackWriter:
+        """Open a part file beside the pack's own name."""
+        self._part = self._file.with_name(self._file.name + ".part")
+        self._crops = self._part.open("wb")
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Give the files their names, or remove what is there."""
+        self._crops.close()
+        if error is not None or not self._entries:
+            self._part.unlink()
+            return
+        self._part.rename(self._file)
+        self._index.write_text(json.dumps(self._entries), encoding="utf-8")
+
+    def add_track(self, images: Sequence[NDArray[np.uint8]], boxes: Sequence[Box]) -> None:
+        """One object in some images, in the order of time.
+
+        Args:
+            images: (H, W, 3) uint8 BGR.
+            boxes: one an image, px.
+
+        Raises:
+            ValueError: a box that does not fit into a context crop; nothing of the track is written.
+
+        """
+        entries, crops = [], []
+        for image, box in zip(images, boxes, strict=True):
+            frame = ArrayFrame(image)
+            scale = CROP_PX / (CONTEXT * box.size)
+            in_crop = [CROP_PX / 2, CROP_PX / 2, round(box.w * scale, 2), round(box.h * scale, 2)]
+            problem = box_problem(in_crop)
+            if problem:
+                raise ValueError(f"{self._index}: {problem}")
+            cut = crop(frame, Region.around(box, CONTEXT), CROP_PX, mean_rgb(frame))
+            _, data = cv2.imencode(".jpg", cut[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self._quality])
+            crops.append(data.tobytes())
+            entries.append([self._tracks, self._written + sum(map(len, crops[:-1])), len(crops[-1]), in_crop])
+        self._crops.write(b"".join(crops))
+        self._written += sum(map(len, crops))
+        self._entries += entries
+        self._tracks += 1
 
 
 def find_packs(folder: Path) -> list[Path]:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from rendered_packs import write_pack
 
+from ros2_tracker.tracking.geometry import Box
 from ros2_tracker.training.library import Library
-from ros2_tracker.training.packs import Pack, find_packs
+from ros2_tracker.training.packs import Pack, PackWriter, find_packs
 from ros2_tracker.training.source import CropError, box_problem
 
 
@@ -179,3 +180,46 @@ def test_real_packs_open_whole(real_packs):
     assert library.left_out == []
     assert len(library) > 10_000
     assert library.read(len(library) // 2).shape == (352, 352, 3)
+
+
+def test_written_tracks_are_read_again(tmp_path):
+    rng = np.random.default_rng(0)
+    images = [np.full((240, 320, 3), 90, np.uint8) for _ in range(3)]
+    boxes = [Box(40.0 + 10 * i, 60.0, 30.0, 20.0) for i in range(3)]
+    for image, box in zip(images, boxes, strict=True):
+        x, y = int(box.x), int(box.y)
+        image[y : y + 20, x : x + 30] = (0, 0, 250)
+        image[:30] = rng.integers(0, 255, (30, 320, 3))
+    index = tmp_path / "made.json"
+    with PackWriter(index) as writer:
+        writer.add_track(images[:2], boxes[:2])
+        with pytest.raises(ValueError, match="not inside the crop"):
+            writer.add_track(images[:1], [Box(0.0, 100.0, 300.0, 2.0)])
+        writer.add_track(images[2:], boxes[2:])
+    pack = Pack(index)
+    assert pack.tracks.tolist() == [0, 0, 1]
+    assert not pack.left_out
+    for number in range(3):
+        cx, cy, w, h = pack.boxes[number]
+        crop = pack.read(number).astype(int)
+        assert crop[int(cy), int(cx), 0] > 200, "red in the middle, RGB"
+        inside = crop[int(cy - h / 2) + 3 : int(cy + h / 2) - 3, int(cx - w / 2) + 3 : int(cx + w / 2) - 3]
+        assert inside[..., 0].min() > 180
+        assert crop[int(cy - h / 2) - 5, int(cx), 0] < 130
+    with pytest.raises(FileExistsError, match="made"):
+        PackWriter(index)
+
+
+def test_an_interrupted_pack_is_none(tmp_path):
+    image, box = np.full((240, 320, 3), 90, np.uint8), Box(40.0, 60.0, 30.0, 20.0)
+
+    def half():
+        with PackWriter(tmp_path / "half.json") as writer:
+            writer.add_track([image], [box])
+            writer.add_track([image], [])
+
+    with pytest.raises(ValueError, match="shorter"):
+        half()
+    with PackWriter(tmp_path / "empty.json"):
+        pass
+    assert list(tmp_path.iterdir()) == []

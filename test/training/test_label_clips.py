@@ -1,0 +1,106 @@
+"""Pseudo-labels, with a detector and a tracker that see colours; the real ones' weights are their users'."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ros2_tracker.tracking.geometry import Box, iou
+
+SCRIPT = Path(__file__).parents[2] / "scripts/label_clips.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("label_clips", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def truth(time: int, speed: float) -> Box:
+    return Box(20.0 + speed * time, 50.0, 40.0, 30.0)
+
+
+def clip(count: int = 80, speed: float = 3.0, hidden: range = range(0)) -> list[np.ndarray]:
+    """A red square on grey noise, moving to the right."""
+    noise = np.random.default_rng(0).integers(60, 100, (240, 320, 3), np.uint8)
+    frames = []
+    for time in range(count):
+        frame = noise.copy()
+        box = truth(time, speed)
+        if time not in hidden:
+            frame[50:80, int(box.x) : int(box.x) + 40] = (0, 0, 255)
+        frames.append(frame)
+    return frames
+
+
+def red(image: np.ndarray) -> list[Box]:
+    ys, xs = np.nonzero((image[..., 2] > 200) & (image[..., 1] < 50))
+    if not len(xs):
+        return []
+    return [Box(float(xs.min()), float(ys.min()), float(np.ptp(xs) + 1), float(np.ptp(ys) + 1))]
+
+
+def follow(frames: list[np.ndarray], box: Box) -> list[Box]:
+    boxes = [box]
+    for frame in frames[1:]:
+        if not red(frame):
+            break
+        boxes += red(frame)
+    return boxes
+
+
+def test_what_is_followed_both_ways_becomes_a_track(script):
+    (track,) = script.tracks_of(clip(), red, follow)
+    assert len(track) <= 21
+    assert all(iou(box, truth(time, 3.0)) > 0.95 for time, box in track.items())
+    assert max(track) - min(track) > 60
+
+
+def test_a_track_ends_where_the_thing_is_hidden(script):
+    (track,) = script.tracks_of(clip(58, hidden=range(40, 45)), red, follow)
+    assert max(track) < 40
+
+
+def test_what_stands_still_teaches_nothing(script):
+    assert script.tracks_of(clip(speed=0.0), red, follow) == []
+
+
+def test_what_the_way_back_does_not_confirm_is_left_out(script):
+    def drifting(frames, box):
+        return [Box(box.x, box.y + 0.8 * i, box.w, box.h) for i in range(len(frames))]
+
+    assert script.tracks_of(clip(), red, drifting) == []
+
+
+def test_nothing_is_followed_over_a_cut(script):
+    frames = clip(40) + [np.full((240, 320, 3), 230, np.uint8) for _ in range(20)]
+
+    def stubborn(frames, box):
+        boxes = [box]
+        for frame in frames[1:]:
+            boxes += red(frame) or boxes[-1:]
+        return boxes
+
+    (track,) = script.tracks_of(frames, red, stubborn)
+    assert max(track) < 40
+
+
+def test_command_line_names_what_is_missing(tmp_path):
+    video = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 30.0, (320, 240))
+    for frame in clip(5):
+        writer.write(frame)
+    writer.release()
+    command = [sys.executable, SCRIPT, video, "--detector", tmp_path / "no.onnx", "--tracker", tmp_path, "-o"]
+    run = subprocess.run([*command, tmp_path / "pack"], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "no.onnx" in run.stderr
+    assert "Traceback" not in run.stderr
