@@ -24,6 +24,7 @@ from ros2_tracker.models.inmo_heads import (
     CellMaps,
     CorrelationNeck,
     EncoderNeck,
+    PlainAttention,
     TokenHead,
     TokenMaps,
 )
@@ -158,9 +159,13 @@ class CnnInMo(nn.Module):
 def _initialise(module: nn.Module) -> None:
     """What a layer makes of its input is to outweigh its bias, and to keep its size at any width.
 
-    Otherwise tokens that are normalised after a few layers say next to nothing of the image.
+    Otherwise tokens that are normalised after a few layers say next to nothing of the image. The encoder's attention
+    starts as nothing: without projections it answers all cells alike, and more than they differ in.
     """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
     if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
         nn.init.zeros_(module.bias)
+    # After its own layer's turn: `apply` goes from the inside out.
+    if isinstance(module, PlainAttention):
+        nn.init.zeros_(module.attn.fc.weight)

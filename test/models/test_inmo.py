@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the networks need torch")
 
 from inmo_weights import load_official  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
@@ -299,6 +300,32 @@ def test_templates_are_the_callers(backbone, attention_mode):
     torch.testing.assert_close(network(first, x[:1]).logits, a.logits)
     both = network(network.template(z), x)
     torch.testing.assert_close(both.logits, torch.cat([a.logits, b.logits]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attention_mode", ["released", "paper"])
+@torch.inference_mode()
+def test_a_new_encoder_tells_cells_apart(attention_mode):
+    """Its attention starts as nothing: at random it gave all cells the same, and more of it than they differed in."""
+    torch.manual_seed(2)
+    settings = InMoSettings(layers=1, **NARROW, interactions=Interactions(attention_mode))
+    network = TransInMo(settings)
+    # As photographs are: neighbours are alike, and a picture differs more from others than in itself.
+    z, x = (
+        0.8 + 0.4 * F.interpolate(torch.from_numpy(random(side, 1, 3, 8, 8)), side, mode="bilinear")
+        for side in (128, 256)
+    )
+
+    def differing():
+        template = network.template(z)
+        tokens = network.neck(template.tokens, network.backbone[0].body(x, template.memories)[0])
+        return float(tokens.var(1, correction=0).sum() / tokens.square().mean(1).sum())
+
+    new = differing()
+    for name, parameter in network.neck.named_parameters():
+        if name.endswith("attn.fc.weight"):
+            assert not parameter.any(), name
+            torch.nn.init.xavier_uniform_(parameter)
+    assert new > 1.5 * differing()
 
 
 @torch.inference_mode()

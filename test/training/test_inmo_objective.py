@@ -60,12 +60,19 @@ def test_centerness_is_one_in_the_middle():
     assert center_loss(sure, box, place, inside) > 1.0
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("transinmo", (128, 256)), ("cnninmo", (127, 255))])
-def test_a_few_steps_learn(name, sizes):
+@pytest.mark.parametrize(
+    ("name", "sizes", "changed"),
+    [
+        ("transinmo", (128, 256), {}),
+        ("transinmo-star", (128, 256), {"layers": 1, "neck_width": 64}),
+        ("cnninmo", (127, 255), {}),
+    ],
+)
+def test_a_few_steps_learn(name, sizes, changed):
     """One pair, again and again: the loss falls, and every weight has a part in it."""
     torch.manual_seed(2)
     variant = load_variant(name)
-    network = build_network(replace(variant, network={**variant.network, **NARROW, "attention": "paper"}))
+    network = build_network(replace(variant, network={**variant.network, **NARROW, **changed, "attention": "paper"}))
     objective = make_objective("inmo", LossSettings(score=4.0), network, 1)
     template, search = torch.zeros(1, 3, sizes[0], sizes[0]), torch.zeros(1, 3, sizes[1], sizes[1])
     template[:, :, 32:96, 32:96] = 2.0
