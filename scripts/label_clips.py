@@ -199,9 +199,13 @@ def main() -> int:
                 frames = list(frames_of(clip))
                 if not frames:
                     tqdm.write(f"{clip}: no images, left out", file=sys.stderr)
-                for track in tracks_of(frames, propose, follow):
-                    pack.add_track([frames[time] for time in track], list(track.values()))
-                    total += 1
+                try:
+                    for track in tracks_of(frames, propose, follow):
+                        pack.add_track([frames[time] for time in track], list(track.values()))
+                        total += 1
+                except ValueError as error:
+                    # A box that the tracker or the pack refuses must not cost the other clips' tracks.
+                    tqdm.write(f"{clip}: left out from here on: {error}", file=sys.stderr)
         print(f"{total} tracks" if total else "nothing was found, there is no pack")
     except (PeerError, ValueError, OSError) as error:
         print(f"label_clips: {error}", file=sys.stderr)

@@ -2,9 +2,9 @@
 
 Around the place where it was last trusted the search grows. Beside it, a bounded number of windows of each image is
 looked into: in turns those where its colours are, and all of them, overlapping, nearest first. A find is only a
-candidate: it is looked at as a target would be, image after image, and is the target when its reliability has stayed up
-(`tracking.reliability`) and it is like what was lost (`tracking.likeness`). While it is not, another find may take its
-place.
+candidate, and so is the box that was given up in doubt: it is looked at as a target would be, image after image, and is
+the target when its reliability has stayed up (`tracking.reliability`) and it is like what was lost
+(`tracking.likeness`). While it is not, another find may take its place.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HOPELESS = 0.5
 _GUESS_SHARE = 0.5
 # Times its own score: what a find elsewhere must have for a candidate that is alike to give way.
 _CLEARLY_BETTER = 1.4
-# The same for the box that was followed when it was LOST, which is then given up though it is doubted.
+# The same for the box that was followed when the target was LOST, while it is doubted.
 _BETTER = 1.3
 # Share of the score of its trusted views from which that box is followed on.
 _ALIVE = 0.5

@@ -124,11 +124,13 @@ class PackWriter:
             boxes: one an image, px.
 
         Raises:
-            ValueError: a box that does not fit into a context crop; nothing of the track is written.
+            ValueError: a box without area, or that does not fit into a context crop; nothing of the track is written.
 
         """
         entries, crops = [], []
         for image, box in zip(images, boxes, strict=True):
+            if not (box.w > 0.0 and box.h > 0.0):
+                raise ValueError(f"{self._index}: box {box} has no area")
             frame = ArrayFrame(image)
             scale = CROP_PX / (CONTEXT * box.size)
             in_crop = [CROP_PX / 2, CROP_PX / 2, round(box.w * scale, 2), round(box.h * scale, 2)]

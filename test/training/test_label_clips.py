@@ -93,6 +93,38 @@ def test_nothing_is_followed_over_a_cut(script):
     assert max(track) < 40
 
 
+def test_proposals_are_where_the_graph_says(script, tmp_path):
+    """A graph that always answers with one box, around the cell in row 5 and column 7 of the second level."""
+    onnx = pytest.importorskip("onnx")
+    constants = []
+    for stride in (8, 16, 32):
+        cells = 416 // stride
+        scores = np.zeros((1, cells * cells, 80), np.float32)
+        sides = np.zeros((1, cells * cells, 4, 8), np.float32)
+        if stride == 16:
+            scores[0, 5 * cells + 7, 2] = 0.9
+            # Strides to the left, the top, the right and the bottom.
+            for side, far in enumerate((3, 2, 4, 1)):
+                sides[0, 5 * cells + 7, side, far] = 50.0
+        constants.append((scores, sides.reshape(1, -1, 32)))
+    arrays = [pair[0] for pair in constants] + [pair[1] for pair in constants]
+    nodes = [
+        onnx.helper.make_node("Constant", [], [f"o{i}"], value=onnx.numpy_helper.from_array(array))
+        for i, array in enumerate(arrays)
+    ]
+    value = onnx.helper.make_tensor_value_info
+    shown = value("image", onnx.TensorProto.FLOAT, [1, 3, 416, 416])
+    outputs = [value(f"o{i}", onnx.TensorProto.FLOAT, array.shape) for i, array in enumerate(arrays)]
+    graph = onnx.helper.make_graph(nodes, "always", [shown], outputs)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "always.onnx")
+    (box,) = script.NanoDet(tmp_path / "always.onnx")(np.zeros((416, 832, 3), np.uint8))
+    x, y = 7 * 16 + 7.5, 5 * 16 + 7.5
+    # The image is shrunk by two.
+    expected = [2 * (x - 48), 2 * (y - 32), 2 * (48 + 64), 2 * (32 + 16)]
+    np.testing.assert_allclose(box.as_tuple(), expected, atol=1e-3)
+
+
 def test_command_line_names_what_is_missing(tmp_path):
     video = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 30.0, (320, 240))

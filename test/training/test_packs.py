@@ -195,6 +195,8 @@ def test_written_tracks_are_read_again(tmp_path):
         writer.add_track(images[:2], boxes[:2])
         with pytest.raises(ValueError, match="not inside the crop"):
             writer.add_track(images[:1], [Box(0.0, 100.0, 300.0, 2.0)])
+        with pytest.raises(ValueError, match="no area"):
+            writer.add_track(images[:2], [boxes[0], Box(10.0, 10.0, 0.0, 5.0)])
         writer.add_track(images[2:], boxes[2:])
     pack = Pack(index)
     assert pack.tracks.tolist() == [0, 0, 1]
