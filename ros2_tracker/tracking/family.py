@@ -42,6 +42,12 @@ class Look:
     """Of the image, px."""
     height: int
 
+    def in_crop(self, box: Box) -> Box:
+        """A box of the image, in px of the search crop."""
+        region, (rows, *_) = self.region, np.shape(self.inputs["search"])
+        scale = rows / region.side
+        return Box((box.x - region.x) * scale, (box.y - region.y) * scale, box.w * scale, box.h * scale)
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:

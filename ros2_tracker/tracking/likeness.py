@@ -70,12 +70,11 @@ class Remembered(NamedTuple):
 
 def colours_in(look: Look, box: Box, share: float = 1.0) -> Colours | None:
     """Of a share of a box's width and height, around its middle; None where the look is no crop of pixels."""
-    crop, region = np.asarray(look.inputs.get("search")), look.region
+    crop = np.asarray(look.inputs.get("search"))
     if crop.dtype != np.uint8 or crop.ndim != 3:
         return None
-    scale = crop.shape[0] / region.side
-    x, y = (box.cx - region.x) * scale, (box.cy - region.y) * scale
-    across, down = share * box.w * scale / 2.0, share * box.h * scale / 2.0
+    there = look.in_crop(box)
+    x, y, across, down = there.cx, there.cy, share * there.w / 2.0, share * there.h / 2.0
     return Colours.of(crop, x - across, y - down, x + across, y + down)
 
 

@@ -5,6 +5,8 @@ The abstract says nothing of it. The variant says what is outside the image and 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,7 @@ from ros2_tracker.models.variant import Variant
 from ros2_tracker.models.window import hann_window
 from ros2_tracker.tracking.crop import Region, crop, lazy_crop, mean_rgb
 from ros2_tracker.tracking.decode import smoothed
-from ros2_tracker.tracking.family import Appearance, Look, Proposal, at_cell, blended, require_finite
+from ros2_tracker.tracking.family import Appearance, Look, Proposal, at_cell, blended
 from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box
 
@@ -50,11 +52,14 @@ class MultiStage:
 
     def proposal(self, look: Look, outputs: NamedArrays, cell: tuple[int, int] | None = None) -> Proposal:
         """The graph's box in the image, its size smoothed against the last one, its centre in the image."""
-        require_finite(box=outputs["box"], score=outputs["score"])
-        box = smoothed(*outputs["box"].tolist(), look, self._variant.size_update)
-        score_map, score = outputs["score_map"], float(outputs["score"])
+        numbers, score = outputs["box"].tolist(), float(outputs["score"])
+        # One of them that is not finite makes the sum so.
+        if not math.isfinite(sum(numbers, score)):
+            raise FloatingPointError(f"the network returned box {numbers} and score {score}")
+        box = smoothed(*numbers, look, self._variant.size_update)
+        score_map = outputs["score_map"]
         if cell is None:
-            cell = divmod(int(np.argmax(score_map * self._window)), score_map.shape[1])
+            cell = divmod(int((score_map * self._window).argmax()), score_map.shape[1])
         else:
             box, score = at_cell(cell, score_map, look)
         return Proposal(box, score, score_map[None], (cell,))

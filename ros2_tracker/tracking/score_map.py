@@ -24,7 +24,8 @@ class MapShape:
         self.peak = float(scores[cell])
         near = around(scores, cell, (PEAK_RADIUS, PEAK_RADIUS))
         self.total, self.squares = _sums(scores)
-        near_total, near_squares = _sums(near)
+        values = near.ravel().tolist()
+        near_total, near_squares = math.fsum(values), sum([value * value for value in values])
         # (count, sum) of the scores outside the peak's surroundings.
         self.sidelobes = scores.size - near.size, self.total - near_total
         self.sidelobe_squares = self.squares - near_squares

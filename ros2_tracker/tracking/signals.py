@@ -13,8 +13,10 @@ from collections.abc import Callable
 from operator import sub
 from typing import NamedTuple
 
+import numpy as np
+
 from ros2_tracker.tracking.family import Look, Proposal
-from ros2_tracker.tracking.frame import Frame
+from ros2_tracker.tracking.frame import ArrayFrame, ColorOrder, Frame
 from ros2_tracker.tracking.geometry import Box
 from ros2_tracker.tracking.result import ReliabilitySignals
 from ros2_tracker.tracking.score_map import PEAK_RADIUS, MapShape
@@ -199,7 +201,7 @@ class Familiar(NamedTuple):
 
         """
         box = found.box
-        view = View.of(frame, box, self.fill)
+        view = _view(frame, look, box, self.fill)
         there = Strips(strips.image, Strips.at(frame, box))
         answer = _Answer(
             maps, box, look.last, look.region.side, size_update, view, self.first, self.recent, there, self.detail
@@ -220,6 +222,14 @@ class Familiar(NamedTuple):
             self.fill,
             seen.signals if trusted else self.trusted,
         )
+
+
+def _view(frame: Frame, look: Look, box: Box, fill: tuple[float, float, float]) -> View:
+    """Of a box that was found. Of the search crop where there is one: the frame's pixels have left the caches."""
+    cut = look.inputs.get("search")
+    if isinstance(cut, np.ndarray) and cut.dtype == np.uint8:
+        return View.of(ArrayFrame(cut, ColorOrder.RGB), look.in_crop(box), fill)
+    return View.of(frame, box, fill)
 
 
 def _detail(strips: bytes) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ros2_tracker.tracking.crop import Region, crop
-from ros2_tracker.tracking.frame import Frame
+from ros2_tracker.tracking.frame import ColorOrder, Frame, to_rgb
 from ros2_tracker.tracking.geometry import Box
 
 _EPSILON = 1e-6
@@ -34,22 +34,44 @@ _DOWN = (0.35, 0.65)
 class View:
     """A small picture of a target, ready to be compared."""
 
-    __slots__ = ("_moments", "colours", "pattern")
+    __slots__ = ("_colours", "_moments", "_order", "_pixels", "_planes")
 
-    def __init__(self, pattern: bytes, colours: dict[int, float]) -> None:
-        """The picture's (144,) green, most of what is seen as bright, and the root of each of 64 colours' count."""
-        self.pattern, self.colours = pattern, colours
+    def __init__(self, pixels: NDArray[np.uint8], order: ColorOrder) -> None:
+        """Of all of these pixels, which are kept."""
+        self._pixels, self._order = pixels, order
+        # Most views are never compared with another.
+        self._planes: tuple[bytes, bytes, bytes] | None = None
+        self._colours: dict[int, float] | None = None
         self._moments: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, frame: Frame, box: Box, fill: tuple[float, float, float]) -> View:
         """Of the square at a box, of the same area; `fill` (R, G, B) outside the image."""
-        first, green, last = _planes(_picture(frame, box, fill))
-        # Adding the levels of all pixels at once: none of the sums leaves its byte.
-        levels = zip(_LEVELS, (first, green, last), strict=True)
-        codes = sum(int.from_bytes(plane.translate(table), "big") for table, plane in levels)
-        pixels = codes.to_bytes(len(green), "big")
-        return cls(green, {code: math.sqrt(pixels.count(code)) for code in set(pixels)})
+        return cls(*_square(frame, box, fill))
+
+    @property
+    def pattern(self) -> bytes:
+        """(144,) green of the picture: most of what is seen as bright."""
+        return self._picture()[1]
+
+    @property
+    def colours(self) -> dict[int, float]:
+        """The root of each of 64 colours' count in the picture, of those that it has."""
+        if self._colours is None:
+            # Adding the levels of all pixels at once: none of the sums leaves its byte.
+            levels = zip(_LEVELS, self._picture(), strict=True)
+            codes = sum(int.from_bytes(plane.translate(table), "big") for table, plane in levels)
+            pixels = codes.to_bytes(len(self.pattern), "big")
+            self._colours = {code: math.sqrt(pixels.count(code)) for code in set(pixels)}
+        return self._colours
+
+    def _picture(self) -> tuple[bytes, bytes, bytes]:
+        """Red, green and blue of the picture, (144,) each."""
+        if self._planes is None:
+            picture = cv2.resize(self._pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+            flat = to_rgb(picture, self._order).tobytes()
+            self._planes = flat[0::3], flat[1::3], flat[2::3]
+        return self._planes
 
     def same_colours(self, other: View) -> float:
         """Bhattacharyya coefficient of the histograms, in [0, 1]."""
@@ -72,24 +94,15 @@ class View:
         return self._moments
 
 
-def _picture(frame: Frame, box: Box, fill: tuple[float, float, float]) -> NDArray[np.uint8]:
+def _square(frame: Frame, box: Box, fill: tuple[float, float, float]) -> tuple[NDArray[np.uint8], ColorOrder]:
+    """The pixels of a box's square, of some of its rows, as a copy."""
     exact, finer = box.size, _ROWS_PER_ROW * _SIDE
     x, y, side = round(box.cx - exact / 2), round(box.cy - exact / 2), round(exact)
     # Of a small target, half a pixel would be much.
     if side < finer or x < 0 or y < 0 or x + side > frame.width or y + side > frame.height:
-        pixels = crop(frame, Region.around(box, 1.0), finer, fill)
-        picture = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-        # As the camera has them: a target at the border has the colours that it had before.
-        return picture if frame.region(0, 0, 1, 1)[1].rgb[0] == 0 else picture[..., ::-1]
-    pixels = frame.region(x, y, x + side, y + side)[0][:: side // finer]
-    return cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-
-
-def _planes(pixels: NDArray[np.uint8]) -> tuple[bytes, bytes, bytes]:
-    """Its three channels, green in the middle. One camera has one order, so red and blue need not be told apart."""
-    flat = pixels.tobytes()
-    step = len(flat) // (_SIDE * _SIDE)
-    return (flat, flat, flat) if step == 1 else (flat[0::step], flat[1::step], flat[2::step])
+        return crop(frame, Region.around(box, 1.0), finer, fill), ColorOrder.RGB
+    pixels, order = frame.region(x, y, x + side, y + side)
+    return pixels[:: side // finer].copy(), order
 
 
 class Strips(NamedTuple):
