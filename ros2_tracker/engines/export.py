@@ -23,7 +23,7 @@ from ros2_tracker.engines.base import EngineError
 from ros2_tracker.engines.fp16 import to_fp16
 from ros2_tracker.engines.onnx_graph import simplify
 from ros2_tracker.engines.origin import ANY_BATCH, BATCH_AXIS
-from ros2_tracker.models.graphs import Graph, example_inputs, graphs_of
+from ros2_tracker.models.graphs import LEARNT, Graph, example_inputs, graphs_of
 from ros2_tracker.models.prepare import prepared
 from ros2_tracker.models.variant import Variant, template_graph
 
@@ -81,7 +81,7 @@ def export_onnx(
         model = traced(graph, inputs, any_batch=targets is None)
         if precision == "fp16":
             progress(f"converting {file.name} to fp16")
-            to_fp16(model, features_of(graph))
+            to_fp16(model, features_of(graph), (LEARNT,))
         model.metadata_props.update(
             variant=variant.name,
             precision=precision,

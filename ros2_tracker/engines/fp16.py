@@ -29,20 +29,22 @@ _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-def to_fp16(model: ir.Model, half_outputs: Collection[str] = ()) -> None:
+def to_fp16(model: ir.Model, half_outputs: Collection[str] = (), float_inputs: Collection[str] = ()) -> None:
     """Convert in place.
 
     Args:
         model: topologically sorted, with the types of all values, without subgraphs.
-        half_outputs: outputs that become float16; the others stay as they are. Float inputs all become float16.
+        half_outputs: outputs that become float16; the others stay as they are.
+        float_inputs: float inputs that stay as they are; the others become float16.
 
     Raises:
         ValueError: a weight is beyond what fp16 holds.
 
     """
     graph = model.graph
-    half = _half_nodes(graph, half_outputs)
-    for value in (*graph.inputs, *(output for node in half for output in node.outputs)):
+    features = [value for value in graph.inputs if value.name not in float_inputs]
+    half = _half_nodes(graph, half_outputs, features)
+    for value in (*features, *(output for node in half for output in node.outputs)):
         if value.dtype == _FLOAT:
             value.dtype = _HALF
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
@@ -65,11 +67,11 @@ def to_fp16(model: ir.Model, half_outputs: Collection[str] = ()) -> None:
         del graph.initializers[name]
 
 
-def _half_nodes(graph: ir.Graph, half_outputs: Collection[str]) -> set[ir.Node]:
+def _half_nodes(graph: ir.Graph, half_outputs: Collection[str], features: Collection[ir.Value]) -> set[ir.Node]:
     """The nodes that compute in fp16; see the module's text."""
     nodes = tuple(graph)
     # A template's features come from products, too, in another graph.
-    behind = {value for value in graph.inputs if value.dtype == _FLOAT}
+    behind = {value for value in features if value.dtype == _FLOAT}
     after = set()
     for node in nodes:
         if node.op_type in _PRODUCTS or not behind.isdisjoint(node.inputs):

@@ -131,9 +131,20 @@ def _question(engines: Engines, case: int) -> NamedArrays:
         for name, value in _filled(engines.per_template, shown).items():
             count = shapes[f"template_{name}"][1] or len(value)
             inputs[f"template_{name}"] = np.concatenate([value] * (count // len(value)))
+    if "learnt" in shapes:
+        inputs["learnt"] = _learnt(shapes["learnt"][1] or 0, case)
     if engines.takes_patches:
         inputs["search"] = _still_to_cut(search)
     return inputs
+
+
+def _learnt(length: int, case: int) -> NDArray[np.float32]:
+    """A classifier whose responses are spread around a half; none in the first case."""
+    learnt = np.zeros(length, np.float32)
+    if case:
+        learnt[:-2] = np.random.default_rng([_SEED, case, 2]).normal(0.0, 0.3, length - 2)
+        learnt[-2:] = 0.5
+    return learnt
 
 
 def _still_to_cut(search: NDArray[np.uint8]) -> Patch:

@@ -29,7 +29,7 @@ from ros2_tracker.engines.origin import batch_of
 from ros2_tracker.evaluation.synthetic import SyntheticClip
 from ros2_tracker.models.build import load_network
 from ros2_tracker.models.digest import file_sha256
-from ros2_tracker.models.graphs import Graph, MultiStageSearchGraph, OSTrackGraph, graphs_of
+from ros2_tracker.models.graphs import LEARNT, Graph, MultiStageSearchGraph, OSTrackGraph, graphs_of
 from ros2_tracker.models.ibfp import Ibfp
 from ros2_tracker.models.inmo_graphs import InMoSearchGraph
 from ros2_tracker.models.layers import normalized
@@ -298,6 +298,10 @@ def _answers(variant: Variant, graphs: Sequence[_Runs], crops: Sequence[Arrays])
         for name in made[0]:
             features = np.concatenate([each[name] for each in made])
             inputs[f"template_{name}"] = np.concatenate([features] * variant.templates, axis=1)
+    if "template_tokens" in inputs:
+        # Nothing yet: what a classifier answers is the self-test's matter.
+        tokens = inputs["template_tokens"]
+        inputs[LEARNT] = np.zeros((len(tokens), tokens.shape[-1] + 2), np.float32)
     return graphs[0].run(inputs)
 
 

@@ -7,7 +7,7 @@ OSTrack is one graph: `template`, `search` -> `box`, `score`, `score_map`.
 STARK is two, because a template's features are computed once: the template graph makes `tokens`, `position` and
 `cells` of `template` and `template_padded`; the search graph takes them as `template_tokens`, `template_position` and
 `template_cells` (templates one after another), with `search` and `search_padded`.
-Multi-Stage is two as well: `tokens` of `template`; then `template_tokens` and `search`.
+Multi-Stage is two as well: `tokens` of `template`; then `template_tokens`, `search` and `learnt`.
 InMo is two, with features of every stage: `models.inmo_graphs`.
 IBFP is two: `deep`, `middle` and `size` of `template` and `template_target`; then `template_deep`, `template_middle`,
 `template_size` and `search`.
@@ -17,6 +17,9 @@ IBFP is two: `deep`, `middle` and `size` of `template` and `template_target`; th
 | `template`, `search` | (N, S, S, 3) | uint8 RGB |
 | `template_padded`, `search_padded` | (N, S, S) | bool, True outside the camera's image |
 | `template_target` | (N, 2) | int32 width and height of the target in the template, px of the crop |
+| `learnt` | (N, C + 2) | float32 classifier of `features`; zeros: none |
+| `cell` | (N, 2) | int32 row and column of the score map that the box is of |
+| `features` | (N, F^2, C) | float32 unit vectors, one a cell |
 | `box` | (N, 4) | float32 cx, cy, w, h in search sides |
 | `score` | (N,) | float32 in [0, 1]; of STARK without score head how concentrated its corners are |
 | `score_map` | (N, F, F) of a centre, before windowing; (N, 2, F, F) corner probabilities of STARK | float32 |
@@ -39,6 +42,11 @@ from ros2_tracker.models.variant import Variant
 from ros2_tracker.models.window import hann_window
 
 OUTPUTS = ("box", "score", "score_map")
+LEARNT = "learnt"
+"""Input of graphs that take a classifier which is learnt while they track."""
+LEAST_RESPONSE = 0.05
+"""Of such a classifier: where it sees no target at all, a tenth of the cell's score is left at a share of 0.5, and more
+of a low one. Lower trusts it more."""
 
 
 class OSTrackGraph(nn.Module):
@@ -114,22 +122,48 @@ class MultiStageTemplateGraph(nn.Module):
 
 
 class MultiStageSearchGraph(nn.Module):
-    """Multi-Stage from template tokens and a search crop to the windowed box."""
+    """Multi-Stage from template tokens and a search crop to the windowed box.
 
-    inputs = ("template_tokens", "search")
-    outputs = OUTPUTS
+    Beside the template it takes what was `learnt` of the target since (`tracking.discriminator`): a linear classifier
+    of the cells' `features`, whose answer is mixed into the score map before the box is chosen. So a frame stays one
+    run.
+    """
+
+    inputs = ("template_tokens", "search", LEARNT)
+    outputs = (*OUTPUTS, "cell", "features")
 
     def __init__(self, network: MultiStage) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("window", torch.from_numpy(hann_window(network.settings.search_size // 16)))
 
-    def forward(self, tokens: Tensor, search: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens and crop -> box, score, score map."""
-        maps = self.network(tokens, normalized(search))
+    def forward(self, tokens: Tensor, search: Tensor, learnt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Tokens, crop and what was learnt -> box, score, score map, the box's cell, features."""
+        maps, shown = self.network.with_tokens(tokens, normalized(search))
         maps = CenterMaps(*(values.float() for values in maps))  # as in `OSTrackGraph`
-        box, score = decode_centers(maps, self.window)
-        return box, score, maps.score.squeeze(1)
+        features = F.normalize(shown.float(), dim=-1)
+        score = mixed_score(maps.score, features, learnt)
+        box, best = decode_centers(maps._replace(score=score), self.window)
+        # Run times find that this was computed already.
+        chosen, side = (score * self.window).flatten(1).argmax(1, keepdim=True), score.shape[-1]
+        cell = torch.cat([chosen // side, chosen % side], dim=1).to(torch.int32)
+        return box, best, score.squeeze(1), cell, features
+
+
+def mixed_score(score: Tensor, features: Tensor, learnt: Tensor) -> Tensor:
+    """The network's score and a classifier's response, geometric mean by the classifier's share.
+
+    Args:
+        score: (B, 1, F, F) in (0, 1).
+        features: (B, F^2, C).
+        learnt: (B, C + 2) of `tracking.discriminator.Discriminator.learnt`: weights, bias, share.
+
+    """
+    weights, bias, share = learnt[:, None, :-2], learnt[:, -2:-1], learnt[:, -1:]
+    # As a sum of products, which no quantisation takes for a layer of the network.
+    response = ((features * weights).sum(-1) + bias).clamp(LEAST_RESPONSE, 1.0)
+    mixed = torch.exp((1.0 - share) * score.flatten(1).log() + share * response.log())
+    return mixed.view_as(score)
 
 
 class IbfpTemplateGraph(nn.Module):
@@ -231,5 +265,7 @@ def example_inputs(
         shown = (z, torch.full((batch, 2), side, dtype=torch.int32, device=device))
     with torch.inference_mode():
         features = per_template(*shown)
+    if isinstance(per_template, MultiStageTemplateGraph):
+        searched = (*searched, torch.zeros(batch, features[0].shape[-1] + 2, device=device))
     kept = [torch.cat([value] * variant.templates, dim=1) for value in features]
     return (*kept, *searched), shown

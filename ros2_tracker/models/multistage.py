@@ -128,16 +128,24 @@ class MultiStage(nn.Module):
         return self.local(image).tokens + self.pos_z
 
     def forward(self, template: Tensor, image: Tensor) -> CenterMaps:
-        """Find the target.
+        """Find the target; arguments as those of `with_tokens`."""
+        return self.with_tokens(template, image)[0]
+
+    def with_tokens(self, template: Tensor, image: Tensor) -> tuple[CenterMaps, Tensor]:
+        """Find the target, and say what the search region looks like.
 
         Args:
             template: (B, Nz, C) of `template`.
             image: (B, 3, S, S) normalised search region.
 
+        Returns:
+            The maps, and (B, Nx, C) search tokens after the first of the levels: there they tell objects apart, and
+            do not yet say only how much they are like the template.
+
         """
         search: LocalFeatures = self.local(image)
         deep = self.main(template, search.tokens + self.pos_x)
-        return self.box_head(to_map(self.integration([*search.shallow, *deep])))
+        return self.box_head(to_map(self.integration([*search.shallow, *deep]))), deep[0]
 
 
 class MainStage(nn.Module):

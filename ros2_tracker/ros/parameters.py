@@ -21,6 +21,7 @@ from ros2_tracker.models.variant import load_variant, variant_names
 from ros2_tracker.tracking.settings import (
     DistractorSettings,
     EgoMotionSettings,
+    LearningSettings,
     RecoverySettings,
     ReliabilitySettings,
     SessionSettings,
@@ -74,7 +75,7 @@ class Declared:
 
 
 _R, _E, _S = ReliabilitySettings(), EgoMotionSettings(), SessionSettings()
-_T, _F, _D = TemplateUpdateSettings(), RecoverySettings(), DistractorSettings()
+_T, _L, _F, _D = TemplateUpdateSettings(), LearningSettings(), RecoverySettings(), DistractorSettings()
 _GROUPS = tuple(f"{group.name}." for group in fields(TargetSettings))
 _MODELS_OWN = 0.0
 """A noise of motion that is left to the model, whatever its file says."""
@@ -130,6 +131,11 @@ PARAMETERS: Mapping[str, Declared] = {
     "template_update.rollback_within": Declared(
         _T.rollback_within, "s in which an update can be taken back", 0.0, 3600.0, live=True
     ),
+    "learning.enabled": Declared(_L.enabled, "learn what tells the target from the rest", live=True),
+    "learning.weight": Declared(_L.weight, "of what was learnt against the network", 0.0, 1.0, live=True),
+    "learning.above": Declared(_L.above, "reliability of what is learnt from", 0.0, 1.0, live=True),
+    "learning.interval": Declared(_L.interval, "s between two lessons", 0.0, 60.0, live=True),
+    "learning.half_life": Declared(_L.half_life, "s after which a lesson counts half", 0.01, 3600.0, live=True),
     "recovery.enabled": Declared(_F.enabled, "search the image for a LOST target", live=True),
     "recovery.windows_per_image": Declared(_F.windows_per_image, "further places for each image", 0, 64, live=True),
     "recovery.growth": Declared(_F.growth, "of the search around the last place, sides/s", 0.0, 100.0, live=True),

@@ -5,7 +5,7 @@ A family holds settings but no target: everything it must remember of one is in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +26,15 @@ class Appearance:
     """Network inputs that show the template."""
     fill: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Colour outside the image (R, G, B in 0..255)."""
+
+    @property
+    def can_learn(self) -> bool:
+        """Whether the network can be told what was learnt."""
+        return "learnt" in self.inputs
+
+    def told(self, learnt: NDArray[np.float32]) -> Appearance:
+        """With what was learnt, as the network takes it; see `tracking.discriminator`."""
+        return replace(self, inputs={**self.inputs, "learnt": learnt})
 
 
 @dataclass(frozen=True, slots=True)

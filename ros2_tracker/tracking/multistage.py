@@ -12,21 +12,19 @@ from numpy.typing import NDArray
 
 from ros2_tracker.engines.base import Engine, NamedArrays
 from ros2_tracker.models.variant import Variant
-from ros2_tracker.models.window import hann_window
 from ros2_tracker.tracking.crop import Region, crop, lazy_crop, mean_rgb
 from ros2_tracker.tracking.decode import smoothed
+from ros2_tracker.tracking.discriminator import nothing_learnt
 from ros2_tracker.tracking.family import Appearance, Look, Proposal, at_cell, blended
 from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box
-
-_STRIDE = 16
 
 
 class MultiStage:
     """Networks with `box`, `score` and a centre `score_map`; see `tracking.family.Family`."""
 
-    inputs = frozenset({"template_tokens", "search"})
-    outputs = frozenset({"box", "score", "score_map"})
+    inputs = frozenset({"template_tokens", "search", "learnt"})
+    outputs = frozenset({"box", "score", "score_map", "cell", "features"})
 
     def __init__(self, variant: Variant, template_engine: Engine, lazy: bool = False) -> None:
         """`template_engine` runs the template graph: its tokens are computed once and kept.
@@ -36,12 +34,12 @@ class MultiStage:
         self._variant = variant
         self._cut = lazy_crop if lazy else crop
         self.template_engine = template_engine
-        self._window = hann_window(variant.search.size // _STRIDE)
 
     def appearance(self, frame: Frame, box: Box, fill: tuple[float, float, float] | None = None) -> Appearance:
         """Tokens of the template, before they meet those of a search region."""
         fill = fill or (mean_rgb(frame) if self._variant.fill == "mean" else (0.0, 0.0, 0.0))
-        return Appearance({"template_tokens": self._tokens(frame, box, fill)}, fill)
+        tokens = self._tokens(frame, box, fill)
+        return Appearance({"template_tokens": tokens, "learnt": nothing_learnt(tokens.shape[-1])}, fill)
 
     def look(self, appearance: Appearance, frame: Frame, last: Box, zoom: float = 1.0) -> Look:
         """The search crop beside the tokens."""
@@ -59,7 +57,7 @@ class MultiStage:
         box = smoothed(*numbers, look, self._variant.size_update)
         score_map = outputs["score_map"]
         if cell is None:
-            cell = divmod(int((score_map * self._window).argmax()), score_map.shape[1])
+            cell = tuple(outputs["cell"].tolist())
         else:
             box, score = at_cell(cell, score_map, look)
         return Proposal(box, score, score_map[None], (cell,))
@@ -73,7 +71,8 @@ class MultiStage:
         if weight == 0.0:
             return None
         recent = self._tokens(frame, box, first.fill)
-        return Appearance({"template_tokens": blended(first.inputs["template_tokens"], recent, weight)}, first.fill)
+        mixed = blended(first.inputs["template_tokens"], recent, weight)
+        return Appearance({**first.inputs, "template_tokens": mixed}, first.fill)
 
     def _tokens(self, frame: Frame, box: Box, fill: tuple[float, float, float]) -> NDArray[np.floating]:
         template = self._variant.template

@@ -70,7 +70,7 @@ class TrackResult:
     """In [0, 1]: probability that the box overlaps the target with IoU >= 0.5."""
     state: TrackState
     score: float
-    """The network's raw score at the chosen cell."""
+    """The network's score at the chosen cell, with what was learnt of the target where the network can be told."""
     signals: ReliabilitySignals
     noise: MeasurementNoise
     """Of the measured box."""

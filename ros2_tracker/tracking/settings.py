@@ -102,6 +102,34 @@ class TemplateUpdateSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LearningSettings:
+    """What is learnt, while a target is followed, to tell it from what looks like it: for networks that can be told.
+
+    Of the shipped ones that is the default. What is switched on later holds for targets that are drawn afterwards.
+    """
+
+    enabled: bool = True
+    """Off: what the network says of the first view is followed alone."""
+    weight: float = 0.5
+    """Of what was learnt against the network's score, in [0, 1]. Higher: fewer look-alikes, and more trust in what was
+    learnt by mistake."""
+    above: float = 0.5
+    """Reliability of what is learnt from, in [0, 1]. Higher: learns less, and less of mistakes."""
+    interval: float = 0.1
+    """Seconds of image time between two lessons. Shorter: follows a changing look sooner; each costs a millisecond."""
+    half_life: float = 1.0
+    """Seconds of image time after which a lesson counts half of a new one. Shorter: follows a changing look sooner, and
+    drifts sooner. The first view keeps three tenths of all for ever."""
+
+    def __post_init__(self) -> None:
+        """Check ranges; ValueError names the setting and its value."""
+        for name in ("weight", "above"):
+            require(f"learning.{name}", getattr(self, name), 0.0, 1.0)
+        require("learning.interval", self.interval, 0.0, 60.0)
+        require("learning.half_life", self.half_life, 0.01, 3600.0)
+
+
+@dataclass(frozen=True, slots=True)
 class RecoverySettings:
     """How a LOST target is searched for."""
 
@@ -171,12 +199,14 @@ class TargetSettings:
     motion: MotionSettings = field(default_factory=MotionSettings)
     ego_motion: EgoMotionSettings = field(default_factory=EgoMotionSettings)
     template_update: TemplateUpdateSettings = field(default_factory=TemplateUpdateSettings)
+    learning: LearningSettings = field(default_factory=LearningSettings)
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
     distractors: DistractorSettings = field(default_factory=DistractorSettings)
 
 
 PUBLISHED_LOOP = TargetSettings(
     template_update=TemplateUpdateSettings(enabled=False),
+    learning=LearningSettings(enabled=False),
     recovery=RecoverySettings(enabled=False),
     distractors=DistractorSettings(enabled=False),
 )

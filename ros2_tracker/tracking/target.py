@@ -11,10 +11,11 @@ from typing import NamedTuple
 from ros2_tracker.engines.base import NamedArrays
 from ros2_tracker.tracking import motion
 from ros2_tracker.tracking.causes import cause_of
+from ros2_tracker.tracking.discriminator import Discriminator
 from ros2_tracker.tracking.distractors import LookAlikes, Second, second_answer
 from ros2_tracker.tracking.ego_motion import warp_box
 from ros2_tracker.tracking.events import Reason
-from ros2_tracker.tracking.family import Look, Proposal
+from ros2_tracker.tracking.family import Appearance, Look, Proposal
 from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box, BoxError, checked_box
 from ros2_tracker.tracking.likeness import Memories, Remembered
@@ -46,6 +47,8 @@ class _Memory(NamedTuple):
     familiar: Familiar
     """What reliability's signals are relative to."""
     look_alikes: LookAlikes = LookAlikes()
+    learnt: Discriminator | None = None
+    """What tells it from what is around it, for networks that can be told."""
     remembered: Memories = Memories()
     """The target as it was while reliability was high."""
     search: Search | None = None
@@ -117,7 +120,8 @@ class Target:
         templates = Templates.of(network.family.appearance(frame, checked))
         moving = motion.initial_state(checked, settings.motion)
         familiar = Familiar.of(frame, checked, templates.first.fill)
-        self._memory = _Memory(stamp, checked, checked, moving, Hysteresis(), templates, familiar)
+        learnt = self._first_lesson(templates.first, frame, checked)
+        self._memory = _Memory(stamp, checked, checked, moving, Hysteresis(), templates, familiar, learnt=learnt)
 
     @property
     def box(self) -> Box:
@@ -153,7 +157,10 @@ class Target:
         if memory.search is not None:
             windows, search = memory.search.looked(frame, stamp, settings.recovery)
             memory = memory._replace(search=search)
-        looks = [family.look(memory.templates.current, frame, window.around, window.zoom) for window in windows]
+        appearance = memory.templates.current
+        if memory.learnt is not None and settings.learning.enabled:
+            appearance = appearance.told(memory.learnt.learnt)
+        looks = [family.look(appearance, frame, window.around, window.zoom) for window in windows]
         backward = False
         past = memory.remembered.best
         if memory.search is not None and memory.search.view is not None and past is not None:
@@ -229,6 +236,7 @@ class Target:
             # What is not yet believed to be the target is not what the next view is compared with.
             memory.familiar.after(seen, 0.0 if gone else reliability),
             memory.look_alikes.after(found.second, box.size, question.stamp, settings.distractors),
+            memory.learnt if gone else self._lesson(question, outputs[0], box, reliability),
             remembered,
             search,
             cause,
@@ -309,6 +317,21 @@ class Target:
             return replace(search, view=self._network.family.appearance(frame, search.candidate, fill))
         except BoxError:
             return search
+
+    def _first_lesson(self, appearance: Appearance, frame: Frame, box: Box) -> Discriminator | None:
+        """What tells the target from its surroundings in the frame its box was drawn on, if the network can be told."""
+        if not (self.settings.learning.enabled and appearance.can_learn):
+            return None
+        look = self._network.family.look(appearance, frame, box)
+        (outputs,) = self._network.infer([look])
+        return Discriminator.of(outputs["features"], look.region, box, self.settings.learning)
+
+    def _lesson(self, question: Question, outputs: NamedArrays, box: Box, reliability: float) -> Discriminator | None:
+        """What is known of that after a frame that shows the target."""
+        learnt, settings = question.memory.learnt, self.settings.learning
+        if learnt is None or not settings.enabled:
+            return learnt
+        return learnt.after(outputs["features"], question.looks[0].region, box, reliability, question.dt, settings)
 
     def _templates(self, question: Question, proposal: Proposal, reliability: float, gone: bool) -> Templates:
         """What the network will compare with in the next frame; `gone`: nothing is learnt but by the authors' loop."""

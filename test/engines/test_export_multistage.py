@@ -32,6 +32,7 @@ from ros2_tracker.models.graphs import graphs_of  # noqa: E402
 from ros2_tracker.models.multistage import MultiStage, MultiStageSettings  # noqa: E402
 from ros2_tracker.models.stand_in import stand_in_weights  # noqa: E402
 from ros2_tracker.models.variant import WEIGHTS_DIR, load_variant, template_graph  # noqa: E402
+from ros2_tracker.models.window import hann_window  # noqa: E402
 
 KINDS = {
     "mlp": MultiStageSettings(widths=(16, 24, 48), depths=(1, 1, 2), levels=(1,), heads=3),
@@ -69,10 +70,12 @@ def crops(size, batch, seed):
 
 
 def answer(per_frame, per_template, batch):
-    """Through both graphs: each template alone, then all targets at once."""
+    """Through both graphs: each template alone, then all targets at once, with different classifiers."""
     made = [per_template.run({"template": z[None]}) for z in crops(128, batch, 1)]
     tokens = np.concatenate([each["tokens"] for each in made])
-    return per_frame.run({"template_tokens": tokens, "search": crops(256, batch, 9)})
+    learnt = np.random.default_rng(3).normal(0.0, 0.3, (batch, tokens.shape[-1] + 2)).astype(np.float32)
+    learnt[:, -2], learnt[:, -1] = 0.5, np.linspace(0.0, 0.6, batch)
+    return per_frame.run({"template_tokens": tokens, "search": crops(256, batch, 9), "learnt": learnt})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,11 +87,17 @@ def test_graphs_equal_torch(kind, tmp_path):
     for precision, files in {"fp32": single, "fp16": halved(network, single)}.items():
         for run_time in (Runtime, RoundedOnnx):
             actual = answer(*map(run_time, files), batch)
-            assert list(actual) == ["box", "score", "score_map"]
-            assert [value.shape for value in actual.values()] == [(batch, 4), (batch,), (batch, 16, 16)]
+            assert list(actual) == ["box", "score", "score_map", "cell", "features"]
+            channels = expected["features"].shape[-1]
+            chosen = np.argmax((actual["score_map"] * hann_window(16)).reshape(batch, -1), axis=1)
+            np.testing.assert_array_equal(actual["cell"], np.stack(np.divmod(chosen, 16), axis=1))
+            shapes = [(batch, 4), (batch,), (batch, 16, 16), (batch, 2), (batch, 256, channels)]
+            assert [value.shape for value in actual.values()] == shapes
+            assert actual.pop("cell").dtype == np.int32
             assert all(value.dtype == np.float32 for value in actual.values())
             assert parity.max_error(actual["score_map"], expected["score_map"]) < MAPS[precision]
             assert parity.max_error(actual["box"], expected["box"]) < BOX[precision]
+            assert parity.max_error(actual["features"], expected["features"]) < MAPS[precision]
 
 
 def halved(network, single):
@@ -96,7 +105,7 @@ def halved(network, single):
     files = []
     for graph, source in zip(graphs_of(network), single, strict=True):
         model = ir.load(source)
-        to_fp16(model, features_of(graph))
+        to_fp16(model, features_of(graph), ("learnt",))
         model.metadata_props["precision"] = "fp16"
         target = source.with_name("half.onnx")
         files.append(target if source == single[0] else template_graph(target))
@@ -152,7 +161,9 @@ def test_tokens_between_the_graphs_are_fp16(tiny):
     made = {node.name: node.type for node in per_template.session.get_outputs()}
     taken = {node.name: node.type for node in per_frame.session.get_inputs()}
     assert made == {"tokens": "tensor(float16)"}
-    assert taken == {"template_tokens": "tensor(float16)", "search": "tensor(uint8)"}
+    assert taken == {
+        "template_tokens": "tensor(float16)", "search": "tensor(uint8)", "learnt": "tensor(float)",
+    }  # fmt: skip
 
 
 def test_graphs_are_lean(tiny):
@@ -197,9 +208,10 @@ def test_tensorrt_builds_every_graph(tiny):
             assert each["inputs"] == {"template": ["UINT8", [1, 128, 128, 3]]}
             assert each["outputs"] == {"tokens": tokens}
             continue
-        assert each["inputs"] == {"template_tokens": tokens, "search": ["UINT8", [1, 256, 256, 3]]}
+        learnt = ["FLOAT", [1, tokens[1][-1] + 2]]
+        assert each["inputs"] == {"template_tokens": tokens, "search": ["UINT8", [1, 256, 256, 3]], "learnt": learnt}
         maps = {"box": ["FLOAT", [1, 4]], "score": ["FLOAT", [1]], "score_map": ["FLOAT", [1, 16, 16]]}
-        assert each["outputs"] == maps
+        assert each["outputs"] == {**maps, "cell": ["INT32", [1, 2]], "features": ["FLOAT", [1, 256, 192]]}
         assert each["bytes"] > 0.9 * Path(each["file"]).stat().st_size
         if each["version"].startswith("1.7"):  # what its log says
             assert each["attention"] == 6

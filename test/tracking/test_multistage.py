@@ -36,12 +36,15 @@ class Scripted:
 @pytest.fixture
 def scripted():
     score_map = np.full((16, 16), 0.1, np.float32)
-    score_map[0, 15] = 0.9  # so far out that the window prefers the next
+    score_map[0, 15] = 0.9  # so far out that the graph prefers the next
     score_map[9, 6] = 0.8
     answer = {"box": np.array([0.4, 0.6, 0.2, 0.3], np.float32), "score": np.float32(0.8), "score_map": score_map}
+    answer["cell"] = np.array([9, 6], np.int32)
+    answer["features"] = np.random.default_rng(0).normal(0.0, 192**-0.5, (256, 192)).astype(np.float32)
     per_frame = Scripted(
-        {"template_tokens": (None, 64, 192), "search": (None, 256, 256, 3)},
-        {"box": (None, 4), "score": (None,), "score_map": (None, 16, 16)},
+        {"template_tokens": (None, 64, 192), "search": (None, 256, 256, 3), "learnt": (None, 194)},
+        {"box": (None, 4), "score": (None,), "score_map": (None, 16, 16), "cell": (None, 2),
+         "features": (None, 256, 192)},
         answer,
     )
     tokens = {"tokens": np.arange(64 * 192, dtype=np.float32).reshape(64, 192)}
@@ -92,8 +95,54 @@ def test_the_template_is_computed_once(scripted, clip):
     assert len(scripted.per_template.seen) == 1
     assert list(scripted.per_template.seen[0]) == ["template"]
     kept = [inputs["template_tokens"] for inputs in scripted.per_frame.seen]
-    assert len(kept) == 3
+    assert len(kept) == 4  # the first frame is looked at, too: what is around the target is learnt there
     assert all(tokens is kept[0] for tokens in kept)  # so that a GPU engine does not upload it again
+
+
+def test_what_is_learnt_of_the_first_frame_is_told_to_the_network(scripted, clip):
+    sharp = np.full((16, 16), 0.001, np.float32)
+    sharp[9, 6] = 0.8
+    scripted.per_frame.answer["score_map"] = sharp
+    tracker = Tracker(TrackingNetwork(TINY, scripted))
+    tracker.init(clip.render(0).image, clip.render(0).box.as_tuple())
+    for i in range(1, 6):
+        tracker.update(clip.render(i).image)
+    first, *told = [inputs["learnt"] for inputs in scripted.per_frame.seen]
+    assert not first.any(), "nothing is known yet"
+    assert told[0].shape == (194,)
+    assert told[0][-1] == 0.5
+    assert told[0][:-2].any()
+    assert told[1] is told[0], "between two lessons a GPU has nothing to upload"
+    assert told[-1] is not told[0], "0.1 s later it has learnt more"
+
+
+def test_learning_can_be_switched_off_while_a_target_is_followed(scripted, clip):
+    tracker = Tracker(TrackingNetwork(TINY, scripted))
+    tracker.init(clip.render(0).image, clip.render(0).box.as_tuple())
+    assert tracker._target is not None
+    tracker._target.settings = PUBLISHED_LOOP
+    tracker.update(clip.render(1).image)
+    assert not scripted.per_frame.seen[-1]["learnt"].any()
+
+
+def test_the_authors_loop_learns_nothing_and_looks_at_the_first_frame_once(scripted, clip):
+    tracker = Tracker(TrackingNetwork(TINY, scripted), PUBLISHED_LOOP)
+    tracker.init(clip.render(0).image, clip.render(0).box.as_tuple())
+    assert scripted.per_frame.seen == []
+    tracker.update(clip.render(1).image)
+    assert not scripted.per_frame.seen[0]["learnt"].any()
+
+
+def test_nothing_is_learnt_from_a_target_that_is_gone(scripted, clip):
+    tracker = Tracker(TrackingNetwork(TINY, scripted))
+    tracker.init(clip.render(0).image, clip.render(0).box.as_tuple())
+    tracker.update(clip.render(1).image)
+    flat = np.full((16, 16), 0.05, np.float32)
+    scripted.per_frame.answer.update(score=np.float32(0.05), score_map=flat)
+    results = [tracker.update(clip.render(i).image) for i in range(2, 40)]
+    assert results[-1].state is TrackState.LOST
+    told = [inputs["learnt"] for inputs in scripted.per_frame.seen[2:] if inputs["learnt"].any()]
+    assert all(each is told[0] for each in told)
 
 
 def test_without_a_template_engine_it_is_refused(scripted):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from ros2_tracker.tracking.crop import Region
+from ros2_tracker.tracking.crop import Region, crop
 from ros2_tracker.tracking.family import Look, Proposal
 from ros2_tracker.tracking.frame import ArrayFrame, ColorOrder
 from ros2_tracker.tracking.geometry import Box
@@ -199,6 +199,29 @@ def answer(familiar: Familiar, frame: ArrayFrame, box: Box, last: Box | None = N
 def seen_of(familiar: Familiar, frame: ArrayFrame, look: Look, found: Proposal, size_update: float = 1.0) -> Seen:
     maps = tuple(map(MapShape, found.score_maps, found.cells))
     return familiar.seen(frame, look, found, maps, familiar.strips_of(frame), DT, 0.0, size_update)
+
+
+@pytest.mark.parametrize("order", [ColorOrder.BGR, ColorOrder.RGB, ColorOrder.GRAY])
+def test_a_view_of_the_search_crop_is_as_one_of_the_frame(order: ColorOrder):
+    """The first view is of the frame, later ones are of crops, which are RGB whatever the camera's order is."""
+
+    def frame_of(image: np.ndarray) -> ArrayFrame:
+        if order is ColorOrder.GRAY:
+            return ArrayFrame(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), order)
+        return ArrayFrame(image if order is ColorOrder.BGR else image[..., ::-1].copy(), order)
+
+    def signals_at(frame: ArrayFrame, box: Box) -> ReliabilitySignals:
+        region = Region.around(box_at(100), 4.0)
+        look = Look({"search": crop(frame, region, 256, GREY)}, region, box_at(100), frame.width, frame.height)
+        score_map = np.full((1, 16, 16), 0.01, np.float32)
+        return seen_of(familiar, frame, look, Proposal(box, 0.9, score_map, ((8, 8),))).signals
+
+    familiar = Familiar.of(frame_of(scene(0)), box_at(100), GREY)
+    same = signals_at(frame_of(scene(0, 110)), box_at(110))
+    other = signals_at(frame_of(scene(1, 110)), box_at(110))
+    assert same.similarity_first > 0.85
+    assert same.similarity_recent > 0.9
+    assert other.similarity_recent < same.similarity_recent - 0.2
 
 
 @pytest.mark.parametrize("size_update", [0.4, 1.0])
