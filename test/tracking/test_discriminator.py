@@ -153,3 +153,12 @@ def test_settings_out_of_range_are_named(wrong: dict[str, float]):
     (name,) = wrong
     with pytest.raises(ValueError, match=rf"learning\.{name}"):
         LearningSettings(**wrong)
+
+
+def test_features_that_are_not_finite_are_refused():
+    features, box = scene({(8, 8): directions(7, 1)[0]}), box_at(8, 8)
+    known = first(features, box)
+    broken = features.copy()
+    broken[17, 3] = np.nan
+    with pytest.raises(FloatingPointError, match="features"):
+        known.after(broken, REGION, box, 0.9, 1.0, SETTINGS)
