@@ -132,7 +132,9 @@ def _question(engines: Engines, case: int) -> NamedArrays:
             count = shapes[f"template_{name}"][1] or len(value)
             inputs[f"template_{name}"] = np.concatenate([value] * (count // len(value)))
     if "learnt" in shapes:
-        inputs["learnt"] = _learnt(shapes["learnt"][1] or 0, case)
+        length = shapes["learnt"][1]
+        assert length is not None  # only the batch may be free
+        inputs["learnt"] = _learnt(length, case)
     if engines.takes_patches:
         inputs["search"] = _still_to_cut(search)
     return inputs
@@ -188,6 +190,10 @@ def _errors(actual: NamedArrays, expected: NamedArrays) -> dict[str, float]:
             errors["ltrb"] = _largest(actual["ltrb"][:, best[0], best[1]], expected["ltrb"][:, best[0], best[1]])
     else:
         clear = True
+    if "features" in expected and "cell" in expected:
+        errors["features"] = _largest(actual["features"], expected["features"])
+        if clear:
+            errors["cell"] = _largest(actual["cell"], expected["cell"])
     # Two cells that are as good as each other may change places, and the box with them.
     if "box" in expected and clear:
         errors["box"] = _largest(actual["box"], expected["box"])

@@ -45,8 +45,8 @@ OUTPUTS = ("box", "score", "score_map")
 LEARNT = "learnt"
 """Input of graphs that take a classifier which is learnt while they track."""
 LEAST_RESPONSE = 0.05
-"""Of such a classifier: where it sees no target at all, a tenth of the cell's score is left at a share of 0.5, and more
-of a low one. Lower trusts it more."""
+"""Of such a classifier: where it sees no target at all, 0.22 is left of a score of 1 at a share of 0.5. Lower trusts it
+more."""
 
 
 class OSTrackGraph(nn.Module):

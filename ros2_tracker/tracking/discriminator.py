@@ -4,13 +4,12 @@ The network compares with a template, and takes what resembles it for the target
 both have changed since, it does not know. A ridge regression does: of the cells' features on a Gaussian around the
 target's centre, solved in closed form each time, as correlation filters learn theirs (Henriques et al., TPAMI 2015,
 eq. 4). ATOM (arXiv 1811.07628) and DCFST (Zheng et al., ECCV 2020) learn more elaborate ones beside deep networks. The
-network's graph answers with it and mixes both (`models.graphs.mixed_score`), so that it costs a frame nothing; learning
-costs about a millisecond, a few times a second.
+network's graph answers with it and mixes both (`models.graphs.mixed_score`), so that a frame stays one run; a lesson
+costs about three milliseconds of one core, a few times a second.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -32,8 +31,10 @@ _BIAS = 0.3
 _RIDGE = 0.03
 # Share of the first frame, whose box the user drew, among all that was learnt.
 _FIRST = 0.3
-# What passed between two lessons counts as no more, s.
+# What passed between two lessons counts as no more than this, or than the interval, s.
 _LONGEST_S = 0.2
+# Rows of a matrix from which OpenCV leaves it to a BLAS, if it has one.
+_LARGE = 100
 # Of a camera's stamps: a lesson is not to wait for another image because of it.
 _JITTER_S = 0.005
 # A find that covers less of the region than this, in cells, says nothing.
@@ -88,9 +89,17 @@ class Discriminator:
         if age < settings.interval - _JITTER_S or reliability < settings.above:
             return replace(self, age=age)
         # After a pause one view is not to outweigh all before it.
-        share = 1.0 - 2.0 ** (-min(age, _LONGEST_S) / settings.half_life)
+        share = 1.0 - 2.0 ** (-min(age, max(_LONGEST_S, settings.interval)) / settings.half_life)
         everything = _mixed(self.all, _moments(features, region, box), share)
         return Discriminator(self.first, everything, _solved(_mixed(everything, self.first, _FIRST), settings.weight))
+
+    def told(self, weight: float) -> NDArray[np.float32]:
+        """`learnt` with another share; the same array if it has that one."""
+        if self.learnt[-1] == np.float32(weight):
+            return self.learnt
+        learnt = self.learnt.copy()
+        learnt[-1] = weight
+        return learnt
 
 
 def nothing_learnt(channels: int) -> NDArray[np.float32]:
@@ -98,8 +107,9 @@ def nothing_learnt(channels: int) -> NDArray[np.float32]:
     return np.zeros(channels + 2, np.float32)
 
 
-# The two functions below do their sums in OpenCV: the threads of NumPy's BLAS spin on after each call, on the cores
-# that the network's next run needs (measured: 28 instead of 17 ms).
+# Sums of products are left to OpenCV, in pieces that it does not leave to a BLAS: NumPy's, and the one in OpenCV's
+# wheels, would take a tenth of the time and let their threads spin on for 0.1 s, on the cores that the network's next
+# run needs (28 instead of 17 ms).
 
 
 def _moments(features: NDArray[np.floating], region: Region, box: Box) -> _Moments:
@@ -108,8 +118,11 @@ def _moments(features: NDArray[np.floating], region: Region, box: Box) -> _Momen
     weights = 0.5 * label / max(float(label.sum()), _LEAST_LABEL) + 0.5 * (1.0 - label) / float((1.0 - label).sum())
     samples = np.empty((len(features), features.shape[1] + 2), np.float32)
     samples[:, :-2], samples[:, -2], samples[:, -1] = features, _BIAS, label
+    if not cv2.checkRange(samples)[0]:
+        raise FloatingPointError("the network returned features that are not finite")
     samples *= np.sqrt(weights)[:, None]
-    return cv2.mulTransposed(samples, aTa=True)
+    parts = range(0, len(samples), _LARGE - 1)
+    return sum(cv2.mulTransposed(samples[start : start + _LARGE - 1], aTa=True) for start in parts)
 
 
 def _mixed(moments: _Moments, other: _Moments, share: float) -> _Moments:
@@ -121,11 +134,26 @@ def _solved(moments: _Moments, weight: float) -> NDArray[np.float32]:
     squares = moments[:-1, :-1].copy()
     diagonal = np.einsum("ii->i", squares)
     diagonal += _RIDGE * diagonal.mean()
-    _, solution = cv2.solve(squares, moments[:-1, -1:].copy(), flags=cv2.DECOMP_CHOLESKY)
-    learnt = np.concatenate([solution[:-1, 0], [_BIAS * solution[-1, 0], weight]], dtype=np.float32)
-    if not math.isfinite(float(learnt.sum())):
-        raise FloatingPointError("the network returned features that are not finite")
-    return learnt
+    solution = _solution(squares, moments[:-1, -1:].copy())[:, 0]
+    return np.concatenate([solution[:-1], [_BIAS * solution[-1], weight]], dtype=np.float32)
+
+
+def _solution(matrix: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, K) of a symmetric positive definite (N, N) matrix and right sides, eliminating one half after the other."""
+    if len(matrix) < _LARGE:
+        found, solution = cv2.solve(matrix, right, flags=cv2.DECOMP_CHOLESKY)
+        if not found:
+            raise FloatingPointError("what was learnt of the target cannot be solved for")
+        return solution
+    half = len(matrix) // 2
+    across = np.ascontiguousarray(matrix[:half, half:])
+    first = _solution(np.ascontiguousarray(matrix[:half, :half]), np.hstack([across, right[:half]]))
+    coupling, alone = map(np.ascontiguousarray, np.hsplit(first, [across.shape[1]]))
+    # What the first half leaves of the second: its Schur complement.
+    left = cv2.gemm(across, coupling, -1.0, np.ascontiguousarray(matrix[half:, half:]), 1.0, flags=cv2.GEMM_1_T)
+    rest = cv2.gemm(across, alone, -1.0, np.ascontiguousarray(right[half:]), 1.0, flags=cv2.GEMM_1_T)
+    second = _solution(left, rest)
+    return np.vstack([cv2.gemm(coupling, second, -1.0, alone, 1.0), second])
 
 
 def _label(region: Region, box: Box, cells: int) -> NDArray[np.float32]:

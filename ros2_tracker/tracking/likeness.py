@@ -37,7 +37,7 @@ class Remembered(NamedTuple):
     """The network's, of that box."""
 
     def asked_with(self, find: Appearance) -> Look:
-        """The same question, with a find as template."""
+        """The same question, with a find as template, and nothing learnt: that was learnt of the target itself."""
         return replace(self.look, inputs={**self.look.inputs, **find.inputs})
 
     def likeness(self, look: Look, find: Proposal, backward: Proposal, middle: Colours | None) -> float:

@@ -225,10 +225,13 @@ class Familiar(NamedTuple):
 
 
 def _view(frame: Frame, look: Look, box: Box, fill: tuple[float, float, float]) -> View:
-    """Of a box that was found. Of the search crop where there is one: the frame's pixels have left the caches."""
+    """Of a box that was found. Of the search crop where that shows it: the frame's pixels have left the caches."""
     cut = look.inputs.get("search")
     if isinstance(cut, np.ndarray) and cut.dtype == np.uint8:
-        return View.of(ArrayFrame(cut, ColorOrder.RGB), look.in_crop(box), fill)
+        there, side = look.in_crop(box), len(cut)
+        reach = 0.5 * there.size + 1.0
+        if reach <= min(there.cx, there.cy) and max(there.cx, there.cy) <= side - reach:
+            return View.of(ArrayFrame(cut, ColorOrder.RGB), there, fill)
     return View.of(frame, box, fill)
 
 

@@ -113,7 +113,13 @@ class Target:
     def __init__(
         self, network: TrackingNetwork, settings: TargetSettings, frame: Frame, box: tuple[float, ...], stamp: float
     ) -> None:
-        """Start on `frame`; `box` is (x, y, w, h) px. BoxError when it cannot be followed."""
+        """Start on `frame`; `box` is (x, y, w, h) px.
+
+        Raises:
+            BoxError: it cannot be followed.
+            FloatingPointError: the network's features are not finite.
+
+        """
         self._network = network
         self.settings = settings
         checked = checked_box(box, frame.width, frame.height)
@@ -159,7 +165,7 @@ class Target:
             memory = memory._replace(search=search)
         appearance = memory.templates.current
         if memory.learnt is not None and settings.learning.enabled:
-            appearance = appearance.told(memory.learnt.learnt)
+            appearance = appearance.told(memory.learnt.told(settings.learning.weight))
         looks = [family.look(appearance, frame, window.around, window.zoom) for window in windows]
         backward = False
         past = memory.remembered.best
@@ -236,7 +242,7 @@ class Target:
             # What is not yet believed to be the target is not what the next view is compared with.
             memory.familiar.after(seen, 0.0 if gone else reliability),
             memory.look_alikes.after(found.second, box.size, question.stamp, settings.distractors),
-            memory.learnt if gone else self._lesson(question, outputs[0], box, reliability),
+            self._lesson(question, outputs[0], box, reliability, gone),
             remembered,
             search,
             cause,
@@ -326,10 +332,14 @@ class Target:
         (outputs,) = self._network.infer([look])
         return Discriminator.of(outputs["features"], look.region, box, self.settings.learning)
 
-    def _lesson(self, question: Question, outputs: NamedArrays, box: Box, reliability: float) -> Discriminator | None:
-        """What is known of that after a frame that shows the target."""
+    def _lesson(
+        self, question: Question, outputs: NamedArrays, box: Box, reliability: float, gone: bool
+    ) -> Discriminator | None:
+        """What is known of that after a frame in which the target was found at a box, or is `gone`."""
         learnt, settings = question.memory.learnt, self.settings.learning
         if learnt is None or not settings.enabled:
+            return None
+        if gone:
             return learnt
         return learnt.after(outputs["features"], question.looks[0].region, box, reliability, question.dt, settings)
 

@@ -70,6 +70,7 @@ class Tracker:
 
         Raises:
             ValueError: a frame or box that cannot be used; a target followed so far goes on unchanged.
+            FloatingPointError: the network's answer is not finite; likewise.
 
         """
         image = frame_from_array(frame)

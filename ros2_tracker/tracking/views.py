@@ -22,6 +22,8 @@ _EPSILON = 1e-6
 _SIDE = 12
 # Rows of the image that are averaged to one of the picture: less would flicker, more is not worth their time.
 _ROWS_PER_ROW = 2
+# A square of at most this side is copied, and its picture made when it is asked for, px.
+_COPIED = 128
 # Four levels a channel, so that the three of a pixel make one number below 64.
 _LEVELS = [bytes(step * (value >> 6) for value in range(256)) for step in (16, 4, 1)]
 # Strips of an image row that are looked at, px.
@@ -70,6 +72,7 @@ class View:
         if self._planes is None:
             picture = cv2.resize(self._pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
             flat = to_rgb(picture, self._order).tobytes()
+            self._pixels = picture  # results are kept, and need not hold more
             self._planes = flat[0::3], flat[1::3], flat[2::3]
         return self._planes
 
@@ -102,7 +105,11 @@ def _square(frame: Frame, box: Box, fill: tuple[float, float, float]) -> tuple[N
     if side < finer or x < 0 or y < 0 or x + side > frame.width or y + side > frame.height:
         return crop(frame, Region.around(box, 1.0), finer, fill), ColorOrder.RGB
     pixels, order = frame.region(x, y, x + side, y + side)
-    return pixels[:: side // finer].copy(), order
+    rows = pixels[:: side // finer]
+    if side > _COPIED:
+        # Results that somebody keeps would hold it all.
+        return cv2.resize(rows, (finer, finer), interpolation=cv2.INTER_AREA), order
+    return rows.copy(), order
 
 
 class Strips(NamedTuple):

@@ -28,7 +28,7 @@ from ros2_tracker.engines.self_test import features_test, self_test  # noqa: E40
 from ros2_tracker.engines.torch import torch_engines  # noqa: E402
 from ros2_tracker.evaluation import export as check  # noqa: E402
 from ros2_tracker.models.build import build_network  # noqa: E402
-from ros2_tracker.models.graphs import graphs_of  # noqa: E402
+from ros2_tracker.models.graphs import graphs_of, mixed_score  # noqa: E402
 from ros2_tracker.models.multistage import MultiStage, MultiStageSettings  # noqa: E402
 from ros2_tracker.models.stand_in import stand_in_weights  # noqa: E402
 from ros2_tracker.models.variant import WEIGHTS_DIR, load_variant, template_graph  # noqa: E402
@@ -98,6 +98,19 @@ def test_graphs_equal_torch(kind, tmp_path):
             assert parity.max_error(actual["score_map"], expected["score_map"]) < MAPS[precision]
             assert parity.max_error(actual["box"], expected["box"]) < BOX[precision]
             assert parity.max_error(actual["features"], expected["features"]) < MAPS[precision]
+
+
+def test_a_classifier_is_mixed_into_the_score_as_its_equation_says():
+    rng = np.random.default_rng(1)
+    score = rng.uniform(1e-4, 1.0, (3, 1, 4, 4)).astype(np.float32)
+    features = rng.normal(size=(3, 16, 5)).astype(np.float32)
+    learnt = rng.normal(0.0, 0.5, (3, 7)).astype(np.float32)
+    learnt[:, -1] = 0.0, 0.5, 1.0
+    found = mixed_score(*map(torch.from_numpy, (score, features, learnt))).numpy()
+    response = np.clip((features * learnt[:, None, :5]).sum(-1) + learnt[:, 5:6], 0.05, 1.0).reshape(score.shape)
+    assert found[0] == pytest.approx(score[0], rel=1e-4)
+    assert found[1] == pytest.approx(np.sqrt(score[1] * response[1]), rel=1e-4)
+    assert found[2] == pytest.approx(response[2], rel=1e-4)
 
 
 def halved(network, single):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ros2_tracker.tracking.crop import Region
@@ -53,15 +53,7 @@ def first(features: np.ndarray, box: Box, settings: LearningSettings = SETTINGS)
 def test_it_solves_the_weighted_ridge_regression():
     """By its definition: minimise sum of weight * (sample . w - label)^2 + ridge |w|^2, in double precision."""
     features, box = scene({(8, 6): directions(1, 1)[0]}), box_at(8, 6, 35.0)
-    step, (x, y) = REGION.side / CELLS, (box.cx - REGION.x, box.cy - REGION.y)
-    at = (np.arange(CELLS) + 0.5) * step
-    sigma = max(0.25 * 35.0, 0.5 * step)
-    label = np.exp(-0.5 * (((at - y) / sigma)[:, None] ** 2 + ((at - x) / sigma)[None, :] ** 2)).ravel()
-    weight = 0.5 * label / label.sum() + 0.5 * (1 - label) / (1 - label).sum()
-    samples = np.hstack([features, np.full((len(features), 1), 0.3)]).astype(np.float64)
-    squares = samples.T @ (weight[:, None] * samples)
-    ridge = 0.03 * np.trace(squares) / len(squares)
-    expected = np.linalg.solve(squares + ridge * np.eye(len(squares)), samples.T @ (weight * label))
+    expected = regression(features, box, 35.0)
     learnt = first(features, box).learnt
     assert learnt.dtype == np.float32
     np.testing.assert_allclose(learnt[:-2], expected[:-1], atol=2e-3)
@@ -69,6 +61,19 @@ def test_it_solves_the_weighted_ridge_regression():
     assert learnt[-1] == SETTINGS.weight
 
 
+def regression(features: np.ndarray, box: Box, size: float) -> np.ndarray:
+    step, (x, y) = REGION.side / CELLS, (box.cx - REGION.x, box.cy - REGION.y)
+    at = (np.arange(CELLS) + 0.5) * step
+    sigma = max(0.25 * size, 0.5 * step)
+    label = np.exp(-0.5 * (((at - y) / sigma)[:, None] ** 2 + ((at - x) / sigma)[None, :] ** 2)).ravel()
+    weight = 0.5 * label / label.sum() + 0.5 * (1 - label) / (1 - label).sum()
+    samples = np.hstack([features, np.full((len(features), 1), 0.3)]).astype(np.float64)
+    squares = samples.T @ (weight[:, None] * samples)
+    ridge = 0.03 * np.trace(squares) / len(squares)
+    return np.linalg.solve(squares + ridge * np.eye(len(squares)), samples.T @ (weight * label))
+
+
+@settings(deadline=None)
 @given(st.integers(2, 13), st.integers(2, 13), st.integers(0, 50))
 def test_it_answers_highest_at_the_target_wherever_that_goes(row: int, column: int, seed: int):
     look = directions(seed, 1)[0]
@@ -102,13 +107,13 @@ def test_a_changing_look_is_followed_and_the_first_one_kept():
 
 def test_lessons_are_taken_at_the_interval_of_image_time_and_only_while_reliable():
     features, box = scene({(8, 8): directions(5, 1)[0]}), box_at(8, 8)
-    settings = LearningSettings(interval=0.1, above=0.6)
-    start = first(features, box, settings)
+    rules = LearningSettings(interval=0.1, above=0.6)
+    start = first(features, box, rules)
 
     def lessons(reliability: float, dt: float, frames: int) -> int:
         known, count = start, 0
         for _ in range(frames):
-            after = known.after(features, REGION, box, reliability, dt, settings)
+            after = known.after(features, REGION, box, reliability, dt, rules)
             count += after.learnt is not known.learnt
             known = after
         return count
@@ -146,19 +151,42 @@ def test_nothing_learnt_is_a_share_of_nothing():
     assert nothing_learnt(CHANNELS).shape == (CHANNELS + 2,)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"weight": 1.1}, {"above": -0.1}, {"interval": float("nan")}, {"half_life": 0.0}]
-)
+@pytest.mark.parametrize("wrong", [{"weight": 1.1}, {"above": -0.1}, {"interval": float("nan")}, {"half_life": 0.0}])
 def test_settings_out_of_range_are_named(wrong: dict[str, float]):
     (name,) = wrong
     with pytest.raises(ValueError, match=rf"learning\.{name}"):
         LearningSettings(**wrong)
 
 
-def test_features_that_are_not_finite_are_refused():
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(value: float):
     features, box = scene({(8, 8): directions(7, 1)[0]}), box_at(8, 8)
     known = first(features, box)
     broken = features.copy()
-    broken[17, 3] = np.nan
+    broken[17, 3] = value
     with pytest.raises(FloatingPointError, match="features"):
         known.after(broken, REGION, box, 0.9, 1.0, SETTINGS)
+    with pytest.raises(FloatingPointError, match="features"):
+        first(broken, box)
+
+
+@pytest.mark.parametrize("channels", [5, 97, 98, 99, 192, 450])
+def test_networks_of_any_width_can_learn(channels: int):
+    """Elimination by halves gives what the whole matrix does."""
+    rng = np.random.default_rng(channels)
+    features, box = unit(rng.normal(size=(CELLS * CELLS, channels))), box_at(8, 8)
+    expected = regression(features, box, 40.0)
+    np.testing.assert_allclose(first(features, box).learnt[:-2], expected[:-1], atol=2e-3)
+
+
+def test_the_half_life_is_that_of_image_time_at_any_interval():
+    before, after = directions(9, 2)
+    shown = scene({(8, 8): after}, 1)
+    answers = []
+    for interval in (0.1, 1.0):
+        rules = LearningSettings(interval=interval, half_life=2.0)
+        known = first(scene({(8, 8): before}), box_at(8, 8), rules)
+        for _ in range(round(4.0 / interval)):
+            known = known.after(shown, REGION, box_at(8, 8), 0.9, interval, rules)
+        answers.append(response(known.learnt, shown)[8, 8])
+    assert answers[0] == pytest.approx(answers[1], rel=0.02)

@@ -14,7 +14,7 @@ from ros2_tracker.tracking.frame import ArrayFrame, frame_from_array
 from ros2_tracker.tracking.geometry import Box, iou
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.result import TrackState
-from ros2_tracker.tracking.settings import PUBLISHED_LOOP
+from ros2_tracker.tracking.settings import PUBLISHED_LOOP, LearningSettings, TargetSettings
 from ros2_tracker.tracking.tracker import Tracker
 
 TINY = load_variant("multistage-tiny")
@@ -123,6 +123,9 @@ def test_learning_can_be_switched_off_while_a_target_is_followed(scripted, clip)
     tracker._target.settings = PUBLISHED_LOOP
     tracker.update(clip.render(1).image)
     assert not scripted.per_frame.seen[-1]["learnt"].any()
+    tracker._target.settings = TargetSettings()
+    tracker.update(clip.render(2).image)
+    assert not scripted.per_frame.seen[-1]["learnt"].any(), "what was learnt before is stale"
 
 
 def test_the_authors_loop_learns_nothing_and_looks_at_the_first_frame_once(scripted, clip):
@@ -134,15 +137,27 @@ def test_the_authors_loop_learns_nothing_and_looks_at_the_first_frame_once(scrip
 
 
 def test_nothing_is_learnt_from_a_target_that_is_gone(scripted, clip):
-    tracker = Tracker(TrackingNetwork(TINY, scripted))
+    settings = TargetSettings(learning=LearningSettings(above=0.0))
+    tracker = Tracker(TrackingNetwork(TINY, scripted), settings)
     tracker.init(clip.render(0).image, clip.render(0).box.as_tuple())
     tracker.update(clip.render(1).image)
     flat = np.full((16, 16), 0.05, np.float32)
     scripted.per_frame.answer.update(score=np.float32(0.05), score_map=flat)
     results = [tracker.update(clip.render(i).image) for i in range(2, 40)]
-    assert results[-1].state is TrackState.LOST
-    told = [inputs["learnt"] for inputs in scripted.per_frame.seen[2:] if inputs["learnt"].any()]
-    assert all(each is told[0] for each in told)
+    gone = next(i for i, result in enumerate(results) if result.state is TrackState.LOST)
+    told = [inputs["learnt"] for inputs in scripted.per_frame.seen if inputs["learnt"].any()]
+    assert len({id(each) for each in told[: gone + 1]}) > 1, "it learns until then"
+    # The search may ask several times a frame.
+    assert len({id(each) for each in told[gone + 2 :]}) == 1
+
+
+def test_a_new_weight_holds_at_once(scripted, clip):
+    tracker = Tracker(TrackingNetwork(TINY, scripted))
+    tracker.init(clip.render(0).image, clip.render(0).box.as_tuple())
+    assert tracker._target is not None
+    tracker._target.settings = TargetSettings(learning=LearningSettings(weight=0.25, above=1.0))
+    tracker.update(clip.render(1).image)
+    assert scripted.per_frame.seen[-1]["learnt"][-1] == 0.25
 
 
 def test_without_a_template_engine_it_is_refused(scripted):
