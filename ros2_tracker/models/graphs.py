@@ -141,7 +141,9 @@ class MultiStageSearchGraph(nn.Module):
         """Tokens, crop and what was learnt -> box, score, score map, the box's cell, features."""
         maps, shown = self.network.with_tokens(tokens, normalized(search))
         maps = CenterMaps(*(values.float() for values in maps))  # as in `OSTrackGraph`
-        features = F.normalize(shown.float(), dim=-1)
+        # Not `F.normalize`, for which an exported graph asks the crop for its shape: TensorRT wants that cast at once.
+        features = shown.float()
+        features = features / features.square().sum(-1, keepdim=True).clamp_min(1e-12).sqrt()
         score = mixed_score(maps.score, features, learnt)
         box, best = decode_centers(maps._replace(score=score), self.window)
         # Run times find that this was computed already.
