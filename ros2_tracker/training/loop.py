@@ -81,6 +81,7 @@ def train(config: TrainingConfig, resume: bool = False, say: Callable[[str], Non
                 return run.finish()
             finally:
                 run.close()
+                del run
     finally:
         processes.leave()
 
