@@ -139,7 +139,7 @@ def test_bench_prints_a_table_or_json(capsys: pytest.CaptureFixture[str]):
     assert all(word in text for word in ("crop", "network", "decode", "update", "p50", "p99", "start-up", "resident"))
     assert main(["bench", "--frames", "3", "--size", "160x120", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert set(report["stages"]) == {"crop", "network", "decode", "update"}
+    assert set(report["stages"]) == {"crop", "network", "decode", "update", "learn"}
     assert main(["bench", "--frames", "2", "--size", "160x120", "--engine", "all", "--targets", "1,3", "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
     engines = {run["engine"] for run in runs}

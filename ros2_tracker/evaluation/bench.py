@@ -29,12 +29,14 @@ from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.settings import TargetSettings
 from ros2_tracker.tracking.target import Target
 
-STAGES = ("crop", "network", "decode", "update")
+STAGES = ("crop", "network", "decode", "update", "learn")
+_SHOWN = {"update": "update (whole)", "learn": "learning, after it"}
 _WARM_UP_FRAMES = 5
 # Rendered frames, played to and fro: enough not to lie in the cache at camera sizes, few enough to be ready soon.
 _DISTINCT_FRAMES = 24
 _FRAME_PERIOD_S = 1.0 / 30.0
 _MIB = 1024.0 * 1024.0
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:
@@ -66,7 +68,8 @@ class BenchReport:
     runs: int
     """Of the network in a frame, for all targets."""
     stages: dict[str, Latency]
-    """Per frame, for all targets: crops, runs of the network, decode with motion and reliability, and all of it."""
+    """Per frame, for all targets: crops, runs of the network, decode with motion and reliability, all of it (`update`),
+    and what waits until the answer is out (`learn`)."""
     load_s: float
     """From asking for the model to a warmed-up network."""
     memory_before_mib: float
@@ -85,7 +88,7 @@ class BenchReport:
         machine = self.machine
         rows = [f"{'ms':<22}{'p50':>9}{'p99':>9}{'mean':>9}{'max':>9}"]
         for name, latency in self.stages.items():
-            shown = "update (whole)" if name == "update" else name
+            shown = _SHOWN.get(name, name)
             rows.append(f"{shown:<22}{latency.p50:9.2f}{latency.p99:9.2f}{latency.mean:9.2f}{latency.max:9.2f}")
         return "\n".join(
             [
@@ -217,8 +220,11 @@ class _Group:
             # A target that a network loses is looked for in several places.
             target.take(question, list(islice(answers, len(question.looks))), 0.0)
         taken = time.perf_counter()
+        for target in self.targets:
+            target.settle()
+        settled = time.perf_counter()
         if timed:
-            durations = (asked - started, answered - asked, taken - answered, taken - started)
+            durations = (asked - started, answered - asked, taken - answered, taken - started, settled - taken)
             for stage, seconds in zip(STAGES, durations, strict=True):
                 self.seconds[stage].append(seconds)
 

@@ -5,15 +5,14 @@ both have changed since, it does not know. A ridge regression does: of the cells
 target's centre, solved in closed form each time, as correlation filters learn theirs (Henriques et al., TPAMI 2015,
 eq. 4). ATOM (arXiv 1811.07628) and DCFST (Zheng et al., ECCV 2020) learn more elaborate ones beside deep networks. The
 network's graph answers with it and mixes both (`models.graphs.mixed_score`), so that a frame stays one run; a lesson
-costs about three milliseconds of one core, a few times a second.
+costs less than a millisecond of one core, a few times a second, and can wait until the frame's answer is out.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,8 +32,13 @@ _RIDGE = 0.03
 _FIRST = 0.3
 # What passed between two lessons counts as no more than this, or than the interval, s.
 _LONGEST_S = 0.2
-# Rows of a matrix from which OpenCV leaves it to a BLAS, if it has one.
-_LARGE = 100
+# Multiplications of one product of matrices: for a million and more, OpenBLAS would wake its threads, which spin on for
+# 0.1 s on the cores that the network's next run needs (28 instead of 17 ms).
+_QUIET_PRODUCT = 900_000
+# Steps of a solution: of the first, and of one that starts from the last.
+_FIRST_STEPS, _STEPS = 200, 20
+# What may be left of the right side, as a share of its square.
+_SOLVED = 1e-10
 # Of a camera's stamps: a lesson is not to wait for another image because of it.
 _JITTER_S = 0.005
 # A find that covers less of the region than this, in cells, says nothing.
@@ -43,6 +47,16 @@ _LEAST_LABEL = 1e-3
 
 _Moments: TypeAlias = NDArray[np.float32]
 """(C + 2, C + 2) second moments of samples: features, the constant one, and the label."""
+
+
+class Lesson(NamedTuple):
+    """A frame that is still to be learnt from."""
+
+    features: NDArray[np.floating]
+    region: Region
+    box: Box
+    share: float
+    """Of it in all that will be known."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +70,9 @@ class Discriminator:
     learnt: NDArray[np.float32]
     """(C + 2,) as the graph takes it: weights, bias, its share in the answer. The same array until more is learnt."""
     age: float = 0.0
-    """Seconds since it last learnt."""
+    """Seconds since the last frame that it learnt from, or will."""
+    lesson: Lesson | None = None
+    """What `taught` will learn."""
 
     @classmethod
     def of(cls, features: NDArray[np.floating], region: Region, box: Box, settings: LearningSettings) -> Discriminator:
@@ -69,13 +85,14 @@ class Discriminator:
             settings: of learning.
 
         Raises:
-            FloatingPointError: the features are not finite; `after` raises it, too.
+            FloatingPointError: the features are not finite; `shown` raises it, too.
 
         """
-        moments = _moments(features, region, box)
-        return cls(moments, moments, _solved(moments, settings.weight))
+        moments = _moments(_checked(features), region, box)
+        nothing = np.zeros(len(moments) - 1, np.float32)
+        return cls(moments, moments, _answer(_solution(moments, nothing, _FIRST_STEPS), settings.weight))
 
-    def after(
+    def shown(
         self,
         features: NDArray[np.floating],
         region: Region,
@@ -84,14 +101,28 @@ class Discriminator:
         dt: float,
         settings: LearningSettings,
     ) -> Discriminator:
-        """After a frame in which the target was found at `box`, `dt` seconds after the one before."""
+        """After a frame in which the target was found at `box`, `dt` seconds after the one before.
+
+        If there is something to be learnt from it, that is left to `taught`.
+        """
         age = self.age + dt
         if age < settings.interval - _JITTER_S or reliability < settings.above:
             return replace(self, age=age)
         # After a pause one view is not to outweigh all before it.
         share = 1.0 - 2.0 ** (-min(age, max(_LONGEST_S, settings.interval)) / settings.half_life)
+        return replace(self.taught(), age=0.0, lesson=Lesson(_checked(features), region, box, share))
+
+    def taught(self) -> Discriminator:
+        """With the lesson learnt, if there is one."""
+        if self.lesson is None:
+            return self
+        features, region, box, share = self.lesson
         everything = _mixed(self.all, _moments(features, region, box), share)
-        return Discriminator(self.first, everything, _solved(_mixed(everything, self.first, _FIRST), settings.weight))
+        weights, bias, weight = self.learnt[:-2], self.learnt[-2:-1], self.learnt[-1]
+        # One lesson changes little: from the last solution on, a few steps lead to the next.
+        last = np.concatenate([weights, bias / _BIAS], dtype=np.float32)
+        solution = _solution(_mixed(everything, self.first, _FIRST), last, _STEPS)
+        return Discriminator(self.first, everything, _answer(solution, weight), self.age)
 
     def told(self, weight: float) -> NDArray[np.float32]:
         """`learnt` with another share; the same array if it has that one."""
@@ -107,9 +138,10 @@ def nothing_learnt(channels: int) -> NDArray[np.float32]:
     return np.zeros(channels + 2, np.float32)
 
 
-# Sums of products are left to OpenCV, in pieces that it does not leave to a BLAS: NumPy's, and the one in OpenCV's
-# wheels, would take a tenth of the time and let their threads spin on for 0.1 s, on the cores that the network's next
-# run needs (28 instead of 17 ms).
+def _checked(features: NDArray[np.floating]) -> NDArray[np.floating]:
+    if not np.isfinite(features).all():
+        raise FloatingPointError("the network returned features that are not finite")
+    return features
 
 
 def _moments(features: NDArray[np.floating], region: Region, box: Box) -> _Moments:
@@ -118,42 +150,43 @@ def _moments(features: NDArray[np.floating], region: Region, box: Box) -> _Momen
     weights = 0.5 * label / max(float(label.sum()), _LEAST_LABEL) + 0.5 * (1.0 - label) / float((1.0 - label).sum())
     samples = np.empty((len(features), features.shape[1] + 2), np.float32)
     samples[:, :-2], samples[:, -2], samples[:, -1] = features, _BIAS, label
-    if not cv2.checkRange(samples)[0]:
-        raise FloatingPointError("the network returned features that are not finite")
-    samples *= np.sqrt(weights)[:, None]
-    parts = range(0, len(samples), _LARGE - 1)
-    return sum(cv2.mulTransposed(samples[start : start + _LARGE - 1], aTa=True) for start in parts)
+    weighted = samples * weights[:, None]
+    rows = max(_QUIET_PRODUCT // samples.shape[1] ** 2, 1)
+    parts = (slice(start, start + rows) for start in range(0, len(samples), rows))
+    return sum(samples[part].T @ weighted[part] for part in parts)
 
 
 def _mixed(moments: _Moments, other: _Moments, share: float) -> _Moments:
     """With a share of others."""
-    return moments + share * (other - moments)
+    return moments + np.float32(share) * (other - moments)
 
 
-def _solved(moments: _Moments, weight: float) -> NDArray[np.float32]:
-    squares = moments[:-1, :-1].copy()
-    diagonal = np.einsum("ii->i", squares)
-    diagonal += _RIDGE * diagonal.mean()
-    solution = _solution(squares, moments[:-1, -1:].copy())[:, 0]
+def _answer(solution: NDArray[np.float32], weight: float) -> NDArray[np.float32]:
+    """As the graph takes it."""
     return np.concatenate([solution[:-1], [_BIAS * solution[-1], weight]], dtype=np.float32)
 
 
-def _solution(matrix: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, K) of a symmetric positive definite (N, N) matrix and right sides, eliminating one half after the other."""
-    if len(matrix) < _LARGE:
-        found, solution = cv2.solve(matrix, right, flags=cv2.DECOMP_CHOLESKY)
-        if not found:
-            raise FloatingPointError("what was learnt of the target cannot be solved for")
-        return solution
-    half = len(matrix) // 2
-    across = np.ascontiguousarray(matrix[:half, half:])
-    first = _solution(np.ascontiguousarray(matrix[:half, :half]), np.hstack([across, right[:half]]))
-    coupling, alone = map(np.ascontiguousarray, np.hsplit(first, [across.shape[1]]))
-    # What the first half leaves of the second: its Schur complement.
-    left = cv2.gemm(across, coupling, -1.0, np.ascontiguousarray(matrix[half:, half:]), 1.0, flags=cv2.GEMM_1_T)
-    rest = cv2.gemm(across, alone, -1.0, np.ascontiguousarray(right[half:]), 1.0, flags=cv2.GEMM_1_T)
-    second = _solution(left, rest)
-    return np.vstack([cv2.gemm(coupling, second, -1.0, alone, 1.0), second])
+def _solution(moments: _Moments, start: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+    """(C + 1,) of the ridge regression, by at most so many steps of conjugate gradients (Hestenes and Stiefel, 1952).
+
+    Each is one product of the matrix with a vector: for 200 features, 20 of them take a third of the time of LAPACK's
+    solution, and wake no threads.
+    """
+    squares, right = moments[:-1, :-1].copy(), moments[:-1, -1]
+    diagonal = np.einsum("ii->i", squares)
+    diagonal += _RIDGE * diagonal.mean()
+    solution, rest = start, right - squares @ start
+    along, left = rest, float(rest @ rest)
+    enough = _SOLVED * float(right @ right)
+    for _ in range(steps):
+        if left <= enough:
+            break
+        moved = squares @ along
+        step = np.float32(left / float(along @ moved))
+        solution, rest = solution + step * along, rest - step * moved
+        before, left = left, float(rest @ rest)
+        along = rest + np.float32(left / before) * along
+    return solution
 
 
 def _label(region: Region, box: Box, cells: int) -> NDArray[np.float32]:

@@ -384,6 +384,8 @@ class TrackingSession:
         results = self._update(followed, taken, self._homographies(followed, taken))
         answers = [(n, f, r) for (n, f), r in zip(current, results, strict=True) if r is not None]
         self._report(taken, answers, started)
+        for each in followed:
+            self._tried(each.target.settle)
 
     def _homographies(self, targets: Sequence[_Followed], source: StampedFrame) -> list[Homography | None]:
         """For each target how the background moved since the last frame it has seen; None where that is not known."""

@@ -228,9 +228,9 @@ def _view(frame: Frame, look: Look, box: Box, fill: tuple[float, float, float]) 
     """Of a box that was found. Of the search crop where that shows it: the frame's pixels have left the caches."""
     cut = look.inputs.get("search")
     if isinstance(cut, np.ndarray) and cut.dtype == np.uint8:
-        there, side = look.in_crop(box), len(cut)
+        there = look.in_crop(box)
         reach = 0.5 * there.size + 1.0
-        if reach <= min(there.cx, there.cy) and max(there.cx, there.cy) <= side - reach:
+        if reach <= min(there.cx, there.cy) and max(there.cx, there.cy) <= len(cut) - reach:
             return View.of(ArrayFrame(cut, ColorOrder.RGB), there, fill)
     return View.of(frame, box, fill)
 

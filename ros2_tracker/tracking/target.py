@@ -158,6 +158,7 @@ class Target:
 
         `ego` maps px of the target's last frame to px of this one, where the background's motion is known.
         """
+        self.settle()
         memory, family, settings = self._memory.carried(ego), self._network.family, self.settings
         windows: tuple[Window, ...] = (Window(memory.box, 1.0),)
         if memory.search is not None:
@@ -179,6 +180,12 @@ class Target:
         predicted = motion.predict_seen(moving, dt, settings.motion, ego)
         strips = memory.familiar.strips_of(frame)
         return Question(frame, stamp, tuple(looks), memory, dt, predicted, strips, backward)
+
+    def settle(self) -> None:
+        """Do now what may wait until the last answer is out: learn from it. Else the next `ask` does."""
+        learnt = self._memory.learnt
+        if learnt is not None and learnt.lesson is not None:
+            self._memory = self._memory._replace(learnt=learnt.taught())
 
     def take(self, question: Question, outputs: Sequence[NamedArrays], network_s: float) -> TrackResult:
         """Go on with the network's answers, one a look, which took `network_s` seconds; errors as those of `update`."""
@@ -341,7 +348,7 @@ class Target:
             return None
         if gone:
             return learnt
-        return learnt.after(outputs["features"], question.looks[0].region, box, reliability, question.dt, settings)
+        return learnt.shown(outputs["features"], question.looks[0].region, box, reliability, question.dt, settings)
 
     def _templates(self, question: Question, proposal: Proposal, reliability: float, gone: bool) -> Templates:
         """What the network will compare with in the next frame; `gone`: nothing is learnt but by the authors' loop."""

@@ -50,6 +50,12 @@ def first(features: np.ndarray, box: Box, settings: LearningSettings = SETTINGS)
     return Discriminator.of(features, REGION, box, settings)
 
 
+def learns(known: Discriminator, *frame, rules: LearningSettings = SETTINGS) -> Discriminator:
+    """What is known after a frame: features, box, reliability, seconds since the one before."""
+    features, box, reliability, dt = frame
+    return known.shown(features, REGION, box, reliability, dt, rules).taught()
+
+
 def test_it_solves_the_weighted_ridge_regression():
     """By its definition: minimise sum of weight * (sample . w - label)^2 + ridge |w|^2, in double precision."""
     features, box = scene({(8, 6): directions(1, 1)[0]}), box_at(8, 6, 35.0)
@@ -99,7 +105,7 @@ def test_a_changing_look_is_followed_and_the_first_one_kept():
     changed = scene({(8, 8): after}, 1)
     unknown = response(known.learnt, changed)[8, 8]
     for i in range(90):
-        known = known.after(scene({(8, 8): after}, i), REGION, box_at(8, 8), 0.9, DT, SETTINGS)
+        known = learns(known, scene({(8, 8): after}, i), box_at(8, 8), 0.9, DT)
     assert response(known.learnt, changed)[8, 8] > unknown + 0.3
     shown_before = response(known.learnt, scene({(5, 5): before}, 7))
     assert np.unravel_index(shown_before.argmax(), shown_before.shape) == pytest.approx((5, 5), abs=1)
@@ -113,7 +119,7 @@ def test_lessons_are_taken_at_the_interval_of_image_time_and_only_while_reliable
     def lessons(reliability: float, dt: float, frames: int) -> int:
         known, count = start, 0
         for _ in range(frames):
-            after = known.after(features, REGION, box, reliability, dt, rules)
+            after = learns(known, features, box, reliability, dt, rules=rules)
             count += after.learnt is not known.learnt
             known = after
         return count
@@ -127,17 +133,17 @@ def test_what_was_learnt_is_the_same_array_until_more_is_learnt():
     """So that an engine on a GPU uploads it once."""
     features, box = scene({(8, 8): directions(6, 1)[0]}), box_at(8, 8)
     known = first(features, box)
-    assert known.after(features, REGION, box, 0.1, DT, SETTINGS).learnt is known.learnt
+    assert learns(known, features, box, 0.1, DT).learnt is known.learnt
 
 
 def test_a_long_pause_does_not_make_one_view_outweigh_all_before_it():
     before, after = directions(8, 2)
     known = first(scene({(8, 8): before}), box_at(8, 8))
     for i in range(30):
-        known = known.after(scene({(8, 8): before}, i), REGION, box_at(8, 8), 0.9, DT, SETTINGS)
+        known = learns(known, scene({(8, 8): before}, i), box_at(8, 8), 0.9, DT)
     shown = scene({(8, 8): before}, 60)
     usual = response(known.learnt, shown)[8, 8]
-    known = known.after(scene({(8, 8): after}, 50), REGION, box_at(8, 8), 0.9, 100.0, SETTINGS)
+    known = learns(known, scene({(8, 8): after}, 50), box_at(8, 8), 0.9, 100.0)
     assert response(known.learnt, shown)[8, 8] > 0.85 * usual
 
 
@@ -165,7 +171,7 @@ def test_features_that_are_not_finite_are_refused(value: float):
     broken = features.copy()
     broken[17, 3] = value
     with pytest.raises(FloatingPointError, match="features"):
-        known.after(broken, REGION, box, 0.9, 1.0, SETTINGS)
+        learns(known, broken, box, 0.9, 1.0)
     with pytest.raises(FloatingPointError, match="features"):
         first(broken, box)
 
@@ -187,6 +193,6 @@ def test_the_half_life_is_that_of_image_time_at_any_interval():
         rules = LearningSettings(interval=interval, half_life=2.0)
         known = first(scene({(8, 8): before}), box_at(8, 8), rules)
         for _ in range(round(4.0 / interval)):
-            known = known.after(shown, REGION, box_at(8, 8), 0.9, interval, rules)
+            known = learns(known, shown, box_at(8, 8), 0.9, interval, rules=rules)
         answers.append(response(known.learnt, shown)[8, 8])
     assert answers[0] == pytest.approx(answers[1], rel=0.02)
