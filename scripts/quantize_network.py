@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Make the int8 graph of a variant: matrix products with int8 weights (per channel) and activations scaled at run time.
 
-Convolutions stay in fp32. No calibration data is needed; measure the result before shipping it.
+Convolutions stay in fp32. Each attention becomes one operation of ONNX Runtime's own, which takes tokens as they are
+and never holds a whole map of it. No calibration data is needed; measure the result before shipping it.
 
 Example: python scripts/quantize_network.py ros2_tracker/weights/onestream-192.onnx out.int8.onnx
 (needs `pip install onnx sympy`)
@@ -13,8 +14,14 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import onnx
+from onnx import ModelProto, NodeProto, helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.onnx_model import OnnxModel
+
+# What an exported attention does to its projections on their way to and from the products.
+_ARRANGES = {"Mul", "Reshape", "Slice", "Split", "Squeeze", "Transpose"}
 
 
 def main() -> None:
@@ -25,7 +32,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         prepared = str(Path(folder) / "prepared.onnx")
-        quant_pre_process(arguments.source, prepared, skip_symbolic_shape=True)
+        # ONNX Runtime's own optimisation would put a reshape before and behind each product.
+        quant_pre_process(arguments.source, prepared, skip_symbolic_shape=True, skip_optimization=True)
         quantize_dynamic(
             prepared,
             arguments.target,
@@ -35,6 +43,61 @@ def main() -> None:
             # 7-bit weights: with 8, processors without VNNI (AVX2) saturate their 16-bit sums without a word.
             reduce_range=True,
         )
+    heads = _heads(onnx.load(arguments.source))
+    onnx.save(with_fused_attention(onnx.load(arguments.target), heads), arguments.target)
+
+
+def with_fused_attention(model: ModelProto, heads: dict[str, int]) -> ModelProto:
+    """Softmax(q k') v, from the projections to the joined heads, as one `MultiHeadAttention` each.
+
+    Args:
+        model: whose attention is what torch exports of `scaled_dot_product_attention`: scaled by 1 / sqrt(d), unmasked.
+        heads: their number, by the name of the softmax's result.
+
+    """
+    graph = OnnxModel(model)
+    consumers, producers = graph.input_name_to_nodes(), graph.output_name_to_node()
+    for softmax in graph.get_nodes_by_op_type("Softmax"):
+        (attended,) = consumers[softmax.output[0]]
+        (apart,) = consumers[attended.output[0]]
+        (joined,) = consumers[apart.output[0]]
+        if (attended.op_type, apart.op_type, joined.op_type) != ("MatMul", "Transpose", "Reshape"):
+            raise ValueError(f"{softmax.name} is not followed by an attention's product and its heads' joining")
+        products = producers[softmax.input[0]]
+        q, k, v = (_projection(name, producers) for name in (*products.input, attended.input[1]))
+        # One projection holds q, k and v one after another, or k and v.
+        shared = [q, k, v] if q == k else [k, v]
+        parts = [f"{joined.output[0]}_{name}" for name in "qkv"[-len(shared) :]]
+        fused = helper.make_node(
+            "MultiHeadAttention",
+            [*([] if q == k else [q]), *parts],
+            [joined.output[0]],
+            name=f"{joined.output[0]}_attention",
+            domain="com.microsoft",
+            num_heads=heads[softmax.output[0]],
+        )
+        graph.add_nodes([helper.make_node("Split", [k], parts, axis=2, num_outputs=len(parts)), fused])
+        graph.remove_node(joined)
+    graph.prune_graph()
+    graph.topological_sort()
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    # Of tensors that are no more.
+    del model.graph.value_info[:]
+    return model
+
+
+def _projection(name: str, producers: dict[str, NodeProto]) -> str:
+    """What q, k or v is arranged from."""
+    while producers[name].op_type in _ARRANGES:
+        name = producers[name].input[0]
+    return name
+
+
+def _heads(model: ModelProto) -> dict[str, int]:
+    known = onnx.shape_inference.infer_shapes(model).graph.value_info
+    axes = {info.name: info.type.tensor_type.shape.dim for info in known}
+    found = [node.output[0] for node in model.graph.node if node.op_type == "Softmax"]
+    return {name: axes[name][1].dim_value for name in found}
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class LearningSettings:
     above: float = 0.5
     """Reliability of what is learnt from, in [0, 1]. Higher: learns less, and less of mistakes."""
     interval: float = 0.1
-    """Seconds of image time between two lessons. Shorter: follows a changing look sooner; each costs 3 ms of a core."""
+    """Seconds of image time between two lessons. Shorter: follows a changing look sooner; each costs 1 ms of a core."""
     half_life: float = 1.0
     """Seconds of image time after which a lesson counts half of a new one. Shorter: follows a changing look sooner, and
     drifts sooner. The first view keeps three tenths of all for ever."""
