@@ -136,6 +136,7 @@ PARAMETERS: Mapping[str, Declared] = {
     "learning.above": Declared(_L.above, "reliability of what is learnt from", 0.0, 1.0, live=True),
     "learning.interval": Declared(_L.interval, "s between two lessons", 0.0, 60.0, live=True),
     "learning.half_life": Declared(_L.half_life, "s after which a lesson counts half", 0.01, 3600.0, live=True),
+    "learning.drawn": Declared(_L.drawn, "how far boxes are made like the one drawn", 0.0, 1.0, live=True),
     "recovery.enabled": Declared(_F.enabled, "search the image for a LOST target", live=True),
     "recovery.windows_per_image": Declared(_F.windows_per_image, "further places for each image", 0, 64, live=True),
     "recovery.growth": Declared(_F.growth, "of the search around the last place, sides/s", 0.0, 100.0, live=True),

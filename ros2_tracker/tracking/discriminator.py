@@ -10,6 +10,7 @@ costs less than a millisecond of one core, a few times a second, and can wait un
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
@@ -75,20 +76,24 @@ class Discriminator:
     """What `taught` will learn."""
 
     @classmethod
-    def of(cls, features: NDArray[np.floating], region: Region, box: Box, settings: LearningSettings) -> Discriminator:
-        """From one frame.
+    def of(
+        cls, views: Sequence[tuple[NDArray[np.floating], Region]], box: Box, settings: LearningSettings
+    ) -> Discriminator:
+        """From one frame, in which the target is at `box`.
 
         Args:
-            features: (F^2, C) unit vectors, row by row, of a search region.
-            region: that they are of.
-            box: where the target is, px.
+            views: (F^2, C) unit vectors, row by row, and the search region that they are of. In several regions the
+                target lies in several places: else it is told by its place, which features know, as much as by its
+                look.
+            box: px.
             settings: of learning.
 
         Raises:
             FloatingPointError: the features are not finite; `shown` raises it, too.
 
         """
-        moments = _moments(_checked(features), region, box)
+        seen = [_moments(_checked(features), region, box) for features, region in views]
+        moments = sum(seen) / np.float32(len(seen))
         nothing = np.zeros(len(moments) - 1, np.float32)
         return cls(moments, moments, _answer(_solution(moments, nothing, _FIRST_STEPS), settings.weight))
 

@@ -5,8 +5,8 @@ A family holds settings but no target: everything it must remember of one is in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,19 @@ from ros2_tracker.tracking.geometry import Box
 from ros2_tracker.tracking.sample_target import SampleRegion
 
 
+class Drawn(NamedTuple):
+    """The box that the user drew, over the network's own of the same target: others of it are made to be like it.
+
+    People draw tight or loose, and the network has its habits: of shapes that it knows little of, boxes nearer to a
+    square than they are.
+    """
+
+    w: float = 1.0
+    """Ratio of the widths."""
+    h: float = 1.0
+    """Ratio of the heights."""
+
+
 @dataclass(frozen=True, slots=True)
 class Appearance:
     """A target's look as the network takes it: the same from frame to frame until it is renewed."""
@@ -26,6 +39,7 @@ class Appearance:
     """Network inputs that show the template."""
     fill: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Colour outside the image (R, G, B in 0..255)."""
+    drawn: Drawn = field(default=Drawn(), kw_only=True)
 
     @property
     def can_learn(self) -> bool:
@@ -50,6 +64,8 @@ class Look:
     width: int
     """Of the image, px."""
     height: int
+    drawn: Drawn = field(default=Drawn(), kw_only=True)
+    """What the target's boxes are made like, for families that heed it."""
 
     def in_crop(self, box: Box) -> Box:
         """A box of the image, in px of the search crop."""

@@ -6,6 +6,7 @@ The abstract says nothing of it. The variant says what is outside the image and 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,15 +47,17 @@ class MultiStage:
         search = self._variant.search
         region = Region.around(last, zoom * search.factor).snapped(search.size, frame.width, frame.height)
         patch = self._cut(frame, region, search.size, appearance.fill)
-        return Look({**appearance.inputs, "search": patch}, region, last, frame.width, frame.height)
+        inputs = {**appearance.inputs, "search": patch}
+        return Look(inputs, region, last, frame.width, frame.height, drawn=appearance.drawn)
 
     def proposal(self, look: Look, outputs: NamedArrays, cell: tuple[int, int] | None = None) -> Proposal:
-        """The graph's box in the image, its size smoothed against the last one, its centre in the image."""
+        """The graph's box in the image, drawn as the first one, its size smoothed; its centre in the image."""
         numbers, score = outputs["box"].tolist(), float(outputs["score"])
         # One of them that is not finite makes the sum so.
         if not math.isfinite(sum(numbers, score)):
             raise FloatingPointError(f"the network returned box {numbers} and score {score}")
-        box = smoothed(*numbers, look, self._variant.size_update)
+        cx, cy, w, h = numbers
+        box = smoothed(cx, cy, w * look.drawn.w, h * look.drawn.h, look, self._variant.size_update)
         score_map = outputs["score_map"]
         if cell is None:
             cell = tuple(outputs["cell"].tolist())
@@ -72,7 +75,7 @@ class MultiStage:
             return None
         recent = self._tokens(frame, box, first.fill)
         mixed = blended(first.inputs["template_tokens"], recent, weight)
-        return Appearance({**first.inputs, "template_tokens": mixed}, first.fill)
+        return replace(first, inputs={**first.inputs, "template_tokens": mixed})
 
     def _tokens(self, frame: Frame, box: Box, fill: tuple[float, float, float]) -> NDArray[np.floating]:
         template = self._variant.template

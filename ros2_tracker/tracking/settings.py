@@ -120,10 +120,13 @@ class LearningSettings:
     half_life: float = 1.0
     """Seconds of image time after which a lesson counts half of a new one. Shorter: follows a changing look sooner, and
     drifts sooner. The first view keeps three tenths of all for ever."""
+    drawn: float = 0.5
+    """How far boxes are made like the one that was drawn, in [0, 1], where the network's own of that frame has another
+    size or shape. Higher: keeps what the user meant, and also where that was drawn badly."""
 
     def __post_init__(self) -> None:
         """Check ranges; ValueError names the setting and its value."""
-        for name in ("weight", "above"):
+        for name in ("weight", "above", "drawn"):
             require(f"learning.{name}", getattr(self, name), 0.0, 1.0)
         require("learning.interval", self.interval, 0.0, 60.0)
         require("learning.half_life", self.half_life, 0.01, 3600.0)

@@ -16,6 +16,7 @@ from ros2_tracker.tracking.distractors import LookAlikes, Second, second_answer
 from ros2_tracker.tracking.ego_motion import warp_box
 from ros2_tracker.tracking.events import Reason
 from ros2_tracker.tracking.family import Appearance, Look, Proposal
+from ros2_tracker.tracking.first_frame import drawn_like, first_places
 from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box, BoxError, checked_box
 from ros2_tracker.tracking.likeness import Memories, Remembered
@@ -123,10 +124,10 @@ class Target:
         self._network = network
         self.settings = settings
         checked = checked_box(box, frame.width, frame.height)
-        templates = Templates.of(network.family.appearance(frame, checked))
+        appearance, learnt = self._first_lesson(network.family.appearance(frame, checked), frame, checked)
+        templates = Templates.of(appearance)
         moving = motion.initial_state(checked, settings.motion)
         familiar = Familiar.of(frame, checked, templates.first.fill)
-        learnt = self._first_lesson(templates.first, frame, checked)
         self._memory = _Memory(stamp, checked, checked, moving, Hysteresis(), templates, familiar, learnt=learnt)
 
     @property
@@ -331,13 +332,22 @@ class Target:
         except BoxError:
             return search
 
-    def _first_lesson(self, appearance: Appearance, frame: Frame, box: Box) -> Discriminator | None:
-        """What tells the target from its surroundings in the frame its box was drawn on, if the network can be told."""
-        if not (self.settings.learning.enabled and appearance.can_learn):
-            return None
-        look = self._network.family.look(appearance, frame, box)
-        (outputs,) = self._network.infer([look])
-        return Discriminator.of(outputs["features"], look.region, box, self.settings.learning)
+    def _first_lesson(
+        self, appearance: Appearance, frame: Frame, box: Box
+    ) -> tuple[Appearance, Discriminator | None]:
+        """What the frame says in which the box was drawn, to networks that can be told.
+
+        How the user draws, in the appearance, and what tells the target from its surroundings.
+        """
+        settings, family = self.settings.learning, self._network.family
+        if not (settings.enabled and appearance.can_learn):
+            return appearance, None
+        looks = [family.look(appearance, frame, place) for place in first_places(box)]
+        outputs = self._network.infer(looks)
+        found = [family.proposal(look, out).box for look, out in zip(looks, outputs, strict=True)]
+        views = [(out["features"], look.region) for look, out in zip(looks, outputs, strict=True)]
+        drawn = drawn_like(box, found, self._network.variant.size_update, settings.drawn)
+        return replace(appearance, drawn=drawn), Discriminator.of(views, box, settings)
 
     def _lesson(
         self, question: Question, outputs: NamedArrays, box: Box, reliability: float, gone: bool

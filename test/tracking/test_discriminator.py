@@ -47,7 +47,7 @@ def response(learnt: np.ndarray, features: np.ndarray) -> np.ndarray:
 
 
 def first(features: np.ndarray, box: Box, settings: LearningSettings = SETTINGS) -> Discriminator:
-    return Discriminator.of(features, REGION, box, settings)
+    return Discriminator.of([(features, REGION)], box, settings)
 
 
 def learns(known: Discriminator, *frame, rules: LearningSettings = SETTINGS) -> Discriminator:
@@ -157,7 +157,9 @@ def test_nothing_learnt_is_a_share_of_nothing():
     assert nothing_learnt(CHANNELS).shape == (CHANNELS + 2,)
 
 
-@pytest.mark.parametrize("wrong", [{"weight": 1.1}, {"above": -0.1}, {"interval": float("nan")}, {"half_life": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"weight": 1.1}, {"above": -0.1}, {"interval": float("nan")}, {"half_life": 0.0}, {"drawn": 1.5}]
+)
 def test_settings_out_of_range_are_named(wrong: dict[str, float]):
     (name,) = wrong
     with pytest.raises(ValueError, match=rf"learning\.{name}"):
@@ -196,3 +198,27 @@ def test_the_half_life_is_that_of_image_time_at_any_interval():
             known = learns(known, shown, box_at(8, 8), 0.9, interval, rules=rules)
         answers.append(response(known.learnt, shown)[8, 8])
     assert answers[0] == pytest.approx(answers[1], rel=0.02)
+
+
+def test_in_several_regions_it_is_told_by_its_look_and_not_by_its_place():
+    """Features that know their place, as a network's with positions do, and a target that moves on."""
+    look, places = directions(11, 1)[0], unit(np.random.default_rng(12).normal(size=(CELLS, CELLS, CHANNELS)))
+
+    def seen(row: int, column: int, seed: int) -> np.ndarray:
+        cells = scene({(row, column): look}, seed).reshape(CELLS, CELLS, CHANNELS)
+        return unit((cells + 0.8 * places).reshape(-1, CHANNELS))
+
+    step = REGION.side / CELLS
+    shifted = [(0, 0), (-4, -4), (-4, 4), (4, -4), (4, 4)]
+    views = [
+        (seen(8 - down, 8 - across, i), Region(REGION.x + across * step, REGION.y + down * step, REGION.side))
+        for i, (down, across) in enumerate(shifted)
+    ]
+    once, often = (Discriminator.of(some, box_at(8, 8), SETTINGS).learnt for some in (views[:1], views))
+
+    def excess(learnt: np.ndarray) -> float:
+        """Of the response at the target's new place over that at its old one, which is empty now."""
+        found = response(learnt, seen(12, 4, 20))
+        return found[12, 4] - found[8, 8]
+
+    assert excess(often) > excess(once) + 0.1

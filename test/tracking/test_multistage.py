@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from ros2_tracker.engines.base import EngineError, Engines
 from ros2_tracker.evaluation.synthetic import SyntheticClip
 from ros2_tracker.models.variant import WEIGHTS_DIR, load_variant
+from ros2_tracker.tracking.family import Drawn
 from ros2_tracker.tracking.frame import ArrayFrame, frame_from_array
 from ros2_tracker.tracking.geometry import Box, iou
 from ros2_tracker.tracking.network import TrackingNetwork
@@ -67,6 +69,17 @@ def test_the_way_back_from_the_graph(scripted):
     assert found.score_maps.shape == (1, 16, 16)
 
 
+def test_boxes_are_made_like_the_one_that_was_drawn(scripted):
+    family = TrackingNetwork(TINY, scripted).family
+    frame = ArrayFrame(np.zeros((240, 320, 3), np.uint8))
+    last = Box.from_center(120.0, 100.0, 40.0, 40.0)
+    appearance = replace(family.appearance(frame, last), drawn=Drawn(1.2, 0.8))
+    found = family.proposal(family.look(appearance, frame, last), scripted.per_frame.answer).box
+    assert (found.w, found.h) == pytest.approx((0.4 * 1.2 * 0.2 * 160 + 24, 0.4 * 0.8 * 0.3 * 160 + 24), abs=1e-4)
+    assert (found.cx, found.cy) == pytest.approx((104.0, 116.0), abs=1e-4)
+    assert family.updated(appearance, frame, last, 0.5).drawn == Drawn(1.2, 0.8)
+
+
 def test_a_centre_outside_the_image_is_brought_back(scripted):
     family = TrackingNetwork(TINY, scripted).family
     frame = ArrayFrame(np.zeros((60, 80, 3), np.uint8))
@@ -95,7 +108,7 @@ def test_the_template_is_computed_once(scripted, clip):
     assert len(scripted.per_template.seen) == 1
     assert list(scripted.per_template.seen[0]) == ["template"]
     kept = [inputs["template_tokens"] for inputs in scripted.per_frame.seen]
-    assert len(kept) == 4  # the first frame is looked at, too: what is around the target is learnt there
+    assert len(kept) == 5 + 3  # the first frame is looked at, too, from five places
     assert all(tokens is kept[0] for tokens in kept)  # so that a GPU engine does not upload it again
 
 
@@ -107,8 +120,9 @@ def test_what_is_learnt_of_the_first_frame_is_told_to_the_network(scripted, clip
     tracker.init(clip.render(0).image, clip.render(0).box.as_tuple())
     for i in range(1, 6):
         tracker.update(clip.render(i).image)
-    first, *told = [inputs["learnt"] for inputs in scripted.per_frame.seen]
-    assert not first.any(), "nothing is known yet"
+    seen = [inputs["learnt"] for inputs in scripted.per_frame.seen]
+    first, told = seen[:5], seen[5:]
+    assert not np.any(first), "nothing is known yet"
     assert told[0].shape == (194,)
     assert told[0][-1] == 0.5
     assert told[0][:-2].any()
