@@ -23,7 +23,8 @@ from ros2_tracker.engines.base import EngineError
 from ros2_tracker.engines.fp16 import to_fp16
 from ros2_tracker.engines.onnx_graph import simplify
 from ros2_tracker.engines.origin import ANY_BATCH, BATCH_AXIS
-from ros2_tracker.models.graphs import LEARNT, Graph, example_inputs, graphs_of
+from ros2_tracker.models.graphs import Graph, example_inputs, graphs_of
+from ros2_tracker.models.learnt import LEARNT
 from ros2_tracker.models.prepare import prepared
 from ros2_tracker.models.variant import Variant, template_graph
 

@@ -29,10 +29,11 @@ from ros2_tracker.engines.origin import batch_of
 from ros2_tracker.evaluation.synthetic import SyntheticClip
 from ros2_tracker.models.build import load_network
 from ros2_tracker.models.digest import file_sha256
-from ros2_tracker.models.graphs import LEARNT, Graph, MultiStageSearchGraph, OSTrackGraph, graphs_of
+from ros2_tracker.models.graphs import Graph, MultiStageSearchGraph, OSTrackGraph, graphs_of
 from ros2_tracker.models.ibfp import Ibfp
 from ros2_tracker.models.inmo_graphs import InMoSearchGraph
 from ros2_tracker.models.layers import normalized
+from ros2_tracker.models.learnt import LEARNT
 from ros2_tracker.models.ostrack import Attention, OSTrack, decode_centers
 from ros2_tracker.models.prepare import prepared
 from ros2_tracker.models.variant import Variant

@@ -35,6 +35,7 @@ from ros2_tracker.models.ibfp import Ibfp, TemplateFeatures, as_centers
 from ros2_tracker.models.inmo import CnnInMo, TransInMo
 from ros2_tracker.models.inmo_graphs import InMoSearchGraph, InMoTemplateGraph, search_graph
 from ros2_tracker.models.layers import normalized
+from ros2_tracker.models.learnt import LEARNT, LEAST_RESPONSE
 from ros2_tracker.models.multistage import MultiStage
 from ros2_tracker.models.ostrack import CenterMaps, OSTrack, decode_centers
 from ros2_tracker.models.stark import Features, Stark, StarkLightning
@@ -42,11 +43,6 @@ from ros2_tracker.models.variant import Variant
 from ros2_tracker.models.window import hann_window
 
 OUTPUTS = ("box", "score", "score_map")
-LEARNT = "learnt"
-"""Input of graphs that take a classifier which is learnt while they track."""
-LEAST_RESPONSE = 0.05
-"""Of such a classifier: where it sees no target at all, 0.22 is left of a score of 1 at a share of 0.5. Lower trusts it
-more."""
 
 
 class OSTrackGraph(nn.Module):

@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ros2_tracker.models.learnt import LEAST_RESPONSE
 from ros2_tracker.tracking.crop import Region
 from ros2_tracker.tracking.geometry import Box
 from ros2_tracker.tracking.settings import LearningSettings
@@ -136,6 +137,22 @@ class Discriminator:
         learnt = self.learnt.copy()
         learnt[-1] = weight
         return learnt
+
+
+def unmixed_score(score: float, features: NDArray[np.floating], learnt: NDArray[np.float32]) -> float:
+    """The network's own score of a cell, from the one that what was learnt is mixed into (`models.graphs.mixed_score`).
+
+    Args:
+        score: in (0, 1].
+        features: (C,) of that cell.
+        learnt: (C + 2,) as the graph took it.
+
+    """
+    share = float(learnt[-1])
+    if share >= 1.0:
+        return score
+    response = min(max(float(features @ learnt[:-2]) + float(learnt[-2]), LEAST_RESPONSE), 1.0)
+    return min((score / response**share) ** (1.0 / (1.0 - share)), 1.0)
 
 
 def nothing_learnt(channels: int) -> NDArray[np.float32]:

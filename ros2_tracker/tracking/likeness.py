@@ -35,6 +35,8 @@ class Remembered(NamedTuple):
     """The target in that frame, px."""
     score: float
     """The network's, of that box."""
+    own: float
+    """The same without what was learnt, as finds are compared with it."""
 
     def asked_with(self, find: Appearance) -> Look:
         """The same question, with a find as template, and nothing learnt: that was learnt of the target itself."""
@@ -54,8 +56,7 @@ class Remembered(NamedTuple):
 
         """
         there = backward.score if iou(backward.box, self.box) >= _SAME_PLACE else 0.0
-        own = max(self.score, 1e-3)
-        both = math.sqrt(min(find.score / own, 1.0) * min(there / own, 1.0))
+        both = math.sqrt(_share(find.score, self.score) * _share(there, self.own))
         now = None if middle is None else colours_in(look, find.box, _MIDDLE)
         return both if middle is None or now is None else both * middle.in_common(now)
 
@@ -66,6 +67,10 @@ class Remembered(NamedTuple):
     def middle(self) -> Colours | None:
         """Those in the middle of its box."""
         return colours_in(self.look, self.box, _MIDDLE)
+
+
+def _share(score: float, usual: float) -> float:
+    return min(score / max(usual, 1e-3), 1.0)
 
 
 def colours_in(look: Look, box: Box, share: float = 1.0) -> Colours | None:
@@ -89,13 +94,13 @@ class Memories(NamedTuple):
         """What a find is compared with."""
         return self.proven or self.latest
 
+    def wants(self, stamp: float) -> bool:
+        """Whether a view of that time is one to remember."""
+        return self.latest is None or not 0.0 <= stamp - self.latest.stamp < _PROVEN_AFTER_S
+
     def with_view(self, view: Remembered) -> Memories:
-        """After a frame of high reliability."""
-        if self.latest is None:
-            return Memories(self.proven, view)
-        if not 0.0 <= view.stamp - self.latest.stamp < _PROVEN_AFTER_S:
-            return Memories(self.latest, view)
-        return self
+        """After a frame of high reliability, of a time that it `wants`."""
+        return Memories(self.latest or self.proven, view)
 
     def doubted(self) -> Memories:
         """After a frame of less reliability: the latest view may be part of the trouble, but better than none."""

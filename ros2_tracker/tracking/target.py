@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ros2_tracker.engines.base import NamedArrays
 from ros2_tracker.tracking import motion
 from ros2_tracker.tracking.causes import cause_of
-from ros2_tracker.tracking.discriminator import Discriminator
+from ros2_tracker.tracking.discriminator import Discriminator, unmixed_score
 from ros2_tracker.tracking.distractors import LookAlikes, Second, second_answer
 from ros2_tracker.tracking.ego_motion import warp_box
 from ros2_tracker.tracking.events import Reason
@@ -238,8 +238,8 @@ class Target:
                 next_motion = motion.initial_state(next_box, settings.motion)
         elif reliability < TRUSTED:
             remembered = remembered.doubted()
-        elif hysteresis.state is TrackState.TRACKING:
-            remembered = remembered.with_view(Remembered(question.stamp, found.look, box, proposal.score))
+        elif hysteresis.state is TrackState.TRACKING and remembered.wants(question.stamp):
+            remembered = remembered.with_view(_remembered(question.stamp, found, outputs[0]))
         self._memory = _Memory(
             question.stamp,
             next_box,
@@ -371,6 +371,16 @@ class Target:
             return templates
         below = settings.reliability.uncertain_below
         return templates.after(family, frame, proposal.box, reliability, question.dt, below, settings.template_update)
+
+
+def _remembered(stamp: float, found: _Found, outputs: NamedArrays) -> Remembered:
+    look, proposal = found.look, found.proposal
+    own, learnt = proposal.score, look.inputs.get("learnt")
+    if learnt is not None:
+        row, column = proposal.cells[0]
+        cell = row * proposal.score_maps.shape[-1] + column
+        own = unmixed_score(own, outputs["features"][cell], learnt)
+    return Remembered(stamp, look, proposal.box, proposal.score, own)
 
 
 def _shapes(found: Proposal) -> tuple[MapShape, ...]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ros2_tracker.tracking.crop import Region
-from ros2_tracker.tracking.discriminator import Discriminator, nothing_learnt
+from ros2_tracker.tracking.discriminator import Discriminator, nothing_learnt, unmixed_score
 from ros2_tracker.tracking.geometry import Box
 from ros2_tracker.tracking.settings import LearningSettings
 
@@ -222,3 +222,15 @@ def test_in_several_regions_it_is_told_by_its_look_and_not_by_its_place():
         return found[12, 4] - found[8, 8]
 
     assert excess(often) > excess(once) + 0.1
+
+
+@given(st.floats(1e-3, 1.0), st.floats(0.0, 0.9), st.integers(0, 20))
+def test_the_networks_own_score_is_had_from_the_mixed_one(own: float, share: float, seed: int):
+    learnt = np.random.default_rng(seed).normal(0.0, 0.5, CHANNELS + 2).astype(np.float32)
+    learnt[-1] = share
+    features = directions(seed + 100, 1)[0]
+    answer = min(max(float(features @ learnt[:-2] + learnt[-2]), 0.05), 1.0)
+    mixed = own ** (1.0 - float(learnt[-1])) * answer ** float(learnt[-1])
+    assert unmixed_score(mixed, features, learnt) == pytest.approx(own, rel=1e-3)
+    learnt[-1] = 1.0
+    assert unmixed_score(mixed, features, learnt) == mixed, "nothing is left of it"

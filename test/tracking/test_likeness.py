@@ -15,7 +15,7 @@ from ros2_tracker.tracking.likeness import Memories, Remembered
 BOX = Box.from_center(100.0, 80.0, 20.0, 20.0)
 SEARCH = np.zeros((64, 64, 3), np.uint8)
 LOOK = Look({"template": np.zeros(3), "search": SEARCH}, Region.around(BOX, 4.0), BOX, 320, 240)
-PAST = Remembered(1.0, LOOK, BOX, 0.8)
+PAST = Remembered(1.0, LOOK, BOX, 0.8, 0.8)
 MIDDLE = PAST.middle()
 MAP = np.zeros((1, 16, 16), np.float32)
 
@@ -35,7 +35,7 @@ def test_the_past_is_asked_with_the_finds_look_as_template():
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_likeness_is_a_share_and_grows_with_both_scores(forward, backward, own):
-    past = PAST._replace(score=own)
+    past = PAST._replace(score=own, own=own)
     likeness = past.likeness(LOOK, answer(forward), answer(backward), MIDDLE)
     assert 0.0 <= likeness <= 1.0
     assert past.likeness(LOOK, answer(min(forward + 0.1, 1.0)), answer(backward), MIDDLE) >= likeness
@@ -47,6 +47,12 @@ def test_what_scores_as_the_target_did_is_like_it():
     assert PAST.likeness(LOOK, answer(0.95), answer(0.2), MIDDLE) == pytest.approx(0.5)
     beside = answer(0.9, Box.from_center(140.0, 80.0, 20.0, 20.0))
     assert PAST.likeness(LOOK, answer(0.8), beside, MIDDLE) == 0.0, "something beside it"
+
+
+def test_what_was_learnt_is_in_the_finds_score_alone():
+    """The past is asked without it."""
+    past = PAST._replace(score=0.8, own=0.5)
+    assert past.likeness(LOOK, answer(0.8), answer(0.5), MIDDLE) == pytest.approx(1.0)
 
 
 def test_likeness_is_multiplied_by_what_the_colours_in_the_middle_have_in_common():
@@ -76,29 +82,33 @@ def test_colours_are_those_of_the_box_in_the_remembered_crop():
     assert features.likeness(LOOK, answer(0.8), answer(0.8), None) == pytest.approx(1.0)
 
 
-def view_at(stamp: float) -> Remembered:
-    return PAST._replace(stamp=stamp)
+def after(memories: Memories, *stamps: float) -> Memories:
+    """After frames of high reliability."""
+    for stamp in stamps:
+        if memories.wants(stamp):
+            memories = memories.with_view(PAST._replace(stamp=stamp))
+    return memories
 
 
 def test_a_view_counts_once_reliability_has_stayed_up_after_it():
     memories = Memories()
     assert memories.best is None
     for i in range(31):
-        memories = memories.with_view(view_at(i / 30))
+        memories = after(memories, i / 30)
         if i / 30 > 0.3:
             assert 0.2 < i / 30 - memories.best.stamp < 0.6, "a while ago, and not long"
     proven = memories.best.stamp
     memories = memories.doubted()
     assert memories.best.stamp == proven
-    memories = memories.with_view(view_at(2.0)).doubted().with_view(view_at(2.2))
+    memories = after(after(memories, 2.0).doubted(), 2.2)
     assert memories.best.stamp == proven, "nothing since was"
-    assert memories.with_view(view_at(2.5)).best.stamp == pytest.approx(2.2)
+    assert after(memories, 2.5).best.stamp == pytest.approx(2.2)
 
 
 def test_a_view_that_is_not_proven_is_better_than_none():
-    assert Memories().with_view(view_at(0.1)).doubted().best.stamp == 0.1
+    assert after(Memories(), 0.1).doubted().best.stamp == 0.1
 
 
 def test_a_jump_back_in_time_does_not_keep_an_old_view_for_ever():
-    memories = Memories().with_view(view_at(100.0)).with_view(view_at(5.0)).with_view(view_at(5.6))
+    memories = after(Memories(), 100.0, 5.0, 5.6)
     assert memories.best.stamp == 5.0

@@ -17,6 +17,7 @@ from ros2_tracker.tracking.geometry import Box, iou
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.result import TrackState
 from ros2_tracker.tracking.settings import PUBLISHED_LOOP, LearningSettings, TargetSettings
+from ros2_tracker.tracking.target import Target
 from ros2_tracker.tracking.tracker import Tracker
 
 TINY = load_variant("multistage-tiny")
@@ -244,3 +245,25 @@ def test_a_crop_beyond_the_image_has_its_mean_colour(scripted):
     frame = frame_from_array(image)
     family.appearance(frame, Box(-10, -10, 40, 40))
     assert scripted.per_template.seen[0]["template"][0, 0].tolist() == [200, 0, 0]
+
+
+def test_a_lesson_may_be_taken_when_the_answer_is_out_and_is_the_same(scripted, clip):
+    def told(settles: bool) -> list[np.ndarray]:
+        scripted.per_frame.seen.clear()
+        target = Target(TrackingNetwork(TINY, scripted), TargetSettings(), frame(0), clip.render(0).box.as_tuple(), 0.0)
+        for i in range(1, 9):
+            target.update(frame(i), i / 30)
+            if settles:
+                target.settle()
+                target.settle()  # there is nothing more to do
+        return [inputs["learnt"] for inputs in scripted.per_frame.seen]
+
+    def frame(index: int) -> ArrayFrame:
+        return frame_from_array(clip.render(index).image)
+
+    sharp = np.full((16, 16), 0.001, np.float32)
+    sharp[9, 6] = 0.8
+    scripted.per_frame.answer["score_map"] = sharp
+    later, at_once = told(settles=False), told(settles=True)
+    assert len({value.tobytes() for value in later}) > 2, "something was learnt"
+    assert all(np.array_equal(a, b) for a, b in zip(later, at_once, strict=True))

@@ -20,6 +20,7 @@ from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.result import TrackState
 from ros2_tracker.tracking.session import TrackingSession
 from ros2_tracker.tracking.settings import EgoMotionSettings, ReliabilitySettings, SessionSettings, TargetSettings
+from ros2_tracker.tracking.target import Target
 
 PERIOD_NS = NANOSECONDS // 30
 START_NS = 1000 * NANOSECONDS
@@ -310,6 +311,23 @@ def test_targets_share_one_run_of_the_network(bench: Bench, blob_engine):
     results = [report.result for report in bench.reports[-1].targets]
     assert len(results) == 3
     assert all(iou(Box(*result.box), Box(*box_of(3))) > 0.8 for result in results)
+
+
+def test_what_can_wait_is_done_when_the_answer_is_out(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    settle, reports = Target.settle, []
+
+    def noted(target: Target) -> None:
+        reports.append(len(bench.reports))
+        settle(target)
+
+    bench.play(0, 0)
+    bench.init()
+    bench.work()
+    monkeypatch.setattr(Target, "settle", noted)
+    before = len(bench.reports)
+    bench.play(1, 2)
+    # Each frame asks for it once more at its beginning, where nothing is left.
+    assert reports == [before, before + 1, before + 1, before + 2]
 
 
 def test_answer_that_is_broken_for_one_target_leaves_the_others(bench: Bench, blob_engine):
