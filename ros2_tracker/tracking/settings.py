@@ -147,9 +147,9 @@ class RecoverySettings:
     """Side of the search at most, in usual sides. Larger: fewer windows for an image, and small targets are missed."""
     candidate_above: float = 0.2
     """The network's score from which a find is looked at more closely. Lower: more finds, more of them in vain."""
-    accept_above: float = 0.7
+    accept_above: float = 0.6
     """Reliability that a find must have to be the target, in [0, 1]. Higher: fewer mistaken recoveries, more missed."""
-    accept_likeness: float = 0.6
+    accept_likeness: float = 0.55
     """Likeness of a find to what was lost, in [0, 1], from which it is the target; a less convincing one stays
     UNCERTAIN. Higher: fewer look-alikes are taken, and the target itself later when it comes back looking different."""
     accept_after: float = 0.2
