@@ -2,10 +2,10 @@
 
 The network compares with a template, and takes what resembles it for the target; what surrounds the target, and how
 both have changed since, it does not know. A ridge regression does: of the cells' features on a Gaussian around the
-target's centre, solved in closed form each time, as correlation filters learn theirs (Henriques et al., TPAMI 2015,
-eq. 4). ATOM (arXiv 1811.07628) and DCFST (Zheng et al., ECCV 2020) learn more elaborate ones beside deep networks. The
-network's graph answers with it and mixes both (`models.graphs.mixed_score`), so that a frame stays one run; a lesson
-costs less than a millisecond of one core, a few times a second, and can wait until the frame's answer is out.
+target's centre, as correlation filters learn theirs (Henriques et al., TPAMI 2015, eq. 4). ATOM (arXiv 1811.07628) and
+DCFST (Zheng et al., ECCV 2020) learn more elaborate ones beside deep networks. The network's graph answers with it and
+mixes both (`models.graphs.mixed_score`), so that a frame stays one run; a lesson costs less than a millisecond of one
+core, a few times a second, and can wait until the frame's answer is out.
 """
 
 from __future__ import annotations
