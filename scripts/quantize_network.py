@@ -44,7 +44,9 @@ def main() -> None:
             reduce_range=True,
         )
     heads = _heads(onnx.load(arguments.source))
-    onnx.save(with_fused_attention(onnx.load(arguments.target), heads), arguments.target)
+    made = with_fused_attention(onnx.load(arguments.target), heads)
+    onnx.checker.check_model(made)
+    onnx.save(made, arguments.target)
 
 
 def with_fused_attention(model: ModelProto, heads: dict[str, int]) -> ModelProto:
@@ -54,8 +56,11 @@ def with_fused_attention(model: ModelProto, heads: dict[str, int]) -> ModelProto
         model: whose attention is what torch exports of `scaled_dot_product_attention`: scaled by 1 / sqrt(d), unmasked.
         heads: their number, by the name of the softmax's result.
 
+    Raises:
+        ValueError: an attention is of another kind.
+
     """
-    graph = OnnxModel(model)
+    graph, versions = OnnxModel(model), {each.domain: each.version for each in model.opset_import}
     consumers, producers = graph.input_name_to_nodes(), graph.output_name_to_node()
     for softmax in graph.get_nodes_by_op_type("Softmax"):
         (attended,) = consumers[softmax.output[0]]
@@ -64,7 +69,11 @@ def with_fused_attention(model: ModelProto, heads: dict[str, int]) -> ModelProto
         if (attended.op_type, apart.op_type, joined.op_type) != ("MatMul", "Transpose", "Reshape"):
             raise ValueError(f"{softmax.name} is not followed by an attention's product and its heads' joining")
         products = producers[softmax.input[0]]
+        if products.op_type != "MatMul":
+            raise ValueError(f"{softmax.name} follows {products.op_type}, not the product of q and k: is there a mask?")
         q, k, v = (_projection(name, producers) for name in (*products.input, attended.input[1]))
+        if k != v:
+            raise ValueError(f"{softmax.name}: k and v are projected apart, to {k} and {v}")
         # One projection holds q, k and v one after another, or k and v.
         shared = [q, k, v] if q == k else [k, v]
         parts = [f"{joined.output[0]}_{name}" for name in "qkv"[-len(shared) :]]
@@ -76,11 +85,14 @@ def with_fused_attention(model: ModelProto, heads: dict[str, int]) -> ModelProto
             domain="com.microsoft",
             num_heads=heads[softmax.output[0]],
         )
-        graph.add_nodes([helper.make_node("Split", [k], parts, axis=2, num_outputs=len(parts)), fused])
+        # Before opset 18 the number of its results said it, since then it is an attribute.
+        counted = {"num_outputs": len(parts)} if versions[""] >= 18 else {}
+        graph.add_nodes([helper.make_node("Split", [k], parts, axis=2, **counted), fused])
         graph.remove_node(joined)
     graph.prune_graph()
     graph.topological_sort()
-    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    if "com.microsoft" not in versions:
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     # Of tensors that are no more.
     del model.graph.value_info[:]
     return model
@@ -88,7 +100,7 @@ def with_fused_attention(model: ModelProto, heads: dict[str, int]) -> ModelProto
 
 def _projection(name: str, producers: dict[str, NodeProto]) -> str:
     """What q, k or v is arranged from."""
-    while producers[name].op_type in _ARRANGES:
+    while name in producers and producers[name].op_type in _ARRANGES:
         name = producers[name].input[0]
     return name
 

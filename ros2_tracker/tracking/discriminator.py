@@ -10,6 +10,7 @@ core, a few times a second, and can wait until the frame's answer is out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
@@ -37,12 +38,14 @@ _LONGEST_S = 0.2
 # Multiplications of one product of matrices: for a million and more, OpenBLAS would wake its threads, which spin on for
 # 0.1 s on the cores that the network's next run needs (28 instead of 17 ms).
 _QUIET_PRODUCT = 900_000
-# Steps of a solution: of the first, and of one that starts from the last.
+# Steps of a solution: of the first, and of one that starts from the last and comes to some 2 % of the exact one.
 _FIRST_STEPS, _STEPS = 200, 20
 # What may be left of the right side, as a share of its square.
 _SOLVED = 1e-10
 # Of a camera's stamps: a lesson is not to wait for another image because of it.
 _JITTER_S = 0.005
+# In an answer, for the network's own score to be had from it.
+_MOST_SHARE = 0.95
 # A find that covers less of the region than this, in cells, says nothing.
 _LEAST_LABEL = 1e-3
 
@@ -149,10 +152,11 @@ def unmixed_score(score: float, features: NDArray[np.floating], learnt: NDArray[
 
     """
     share = float(learnt[-1])
-    if share >= 1.0:
+    # From there on too little of it is left to be told.
+    if share > _MOST_SHARE or not score > 0.0:
         return score
     response = min(max(float(features @ learnt[:-2]) + float(learnt[-2]), LEAST_RESPONSE), 1.0)
-    return min((score / response**share) ** (1.0 / (1.0 - share)), 1.0)
+    return math.exp(min((math.log(score) - share * math.log(response)) / (1.0 - share), 0.0))
 
 
 def nothing_learnt(channels: int) -> NDArray[np.float32]:
@@ -204,7 +208,10 @@ def _solution(moments: _Moments, start: NDArray[np.float32], steps: int) -> NDAr
         if left <= enough:
             break
         moved = squares @ along
-        step = np.float32(left / float(along @ moved))
+        curvature = float(along @ moved)
+        if not curvature > 0.0:
+            break
+        step = np.float32(left / curvature)
         solution, rest = solution + step * along, rest - step * moved
         before, left = left, float(rest @ rest)
         along = rest + np.float32(left / before) * along

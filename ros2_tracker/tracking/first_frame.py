@@ -27,6 +27,11 @@ def first_places(box: Box) -> list[Box]:
     return [Box(box.x + dx, box.y + dy, box.w, box.h) for dx, dy in shifts]
 
 
+def is_inside(box: Box, width: int, height: int) -> bool:
+    """Whether all of a box lies in the image: of one that does not, the network draws what can be seen."""
+    return min(box.x, box.y) >= 0.0 and box.x + box.w <= width and box.y + box.h <= height
+
+
 def drawn_like(box: Box, found: Sequence[Box], size_update: float, weight: float) -> Drawn:
     """How a user's box differs from the network's of the same frame.
 

@@ -109,7 +109,7 @@ class LearningSettings:
     """
 
     enabled: bool = True
-    """Off: what the network says of the first view is followed alone."""
+    """Off: what the network says of the first view is followed alone, and its boxes are taken as they are."""
     weight: float = 0.5
     """Of what was learnt against the network's score, in [0, 1]. Higher: fewer look-alikes, and more trust in what was
     learnt by mistake."""

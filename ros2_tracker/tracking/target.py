@@ -15,8 +15,8 @@ from ros2_tracker.tracking.discriminator import Discriminator, unmixed_score
 from ros2_tracker.tracking.distractors import LookAlikes, Second, second_answer
 from ros2_tracker.tracking.ego_motion import warp_box
 from ros2_tracker.tracking.events import Reason
-from ros2_tracker.tracking.family import Appearance, Look, Proposal
-from ros2_tracker.tracking.first_frame import drawn_like, first_places
+from ros2_tracker.tracking.family import Appearance, Drawn, Look, Proposal
+from ros2_tracker.tracking.first_frame import drawn_like, first_places, is_inside
 from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box, BoxError, checked_box
 from ros2_tracker.tracking.likeness import Memories, Remembered
@@ -118,7 +118,7 @@ class Target:
 
         Raises:
             BoxError: it cannot be followed.
-            FloatingPointError: the network's features are not finite.
+            FloatingPointError: the network's features, or its answers to this frame, are not finite.
 
         """
         self._network = network
@@ -155,7 +155,7 @@ class Target:
         return self.take(question, outputs, time.perf_counter() - started)
 
     def ask(self, frame: Frame, stamp: float, ego: motion.Homography | None = None) -> Question:
-        """What the network is to be asked about a later frame; the state is unchanged.
+        """What the network is to be asked about a later frame; nothing changes but that the last lesson is taken.
 
         `ego` maps px of the target's last frame to px of this one, where the background's motion is known.
         """
@@ -186,6 +186,8 @@ class Target:
         """Do now what may wait until the last answer is out: learn from it. Else the next `ask` does."""
         learnt = self._memory.learnt
         if learnt is not None and learnt.lesson is not None:
+            # Should it fail, it is not tried again.
+            self._memory = self._memory._replace(learnt=replace(learnt, lesson=None))
             self._memory = self._memory._replace(learnt=learnt.taught())
 
     def take(self, question: Question, outputs: Sequence[NamedArrays], network_s: float) -> TrackResult:
@@ -343,10 +345,14 @@ class Target:
         if not (settings.enabled and appearance.can_learn):
             return appearance, None
         looks = [family.look(appearance, frame, place) for place in first_places(box)]
-        outputs = self._network.infer(looks)
+        # One after another: for several at once, many an engine would open a second session, of which most trackers
+        # have no need.
+        outputs = [self._network.infer([look])[0] for look in looks]
         found = [family.proposal(look, out).box for look, out in zip(looks, outputs, strict=True)]
         views = [(out["features"], look.region) for look, out in zip(looks, outputs, strict=True)]
-        drawn = drawn_like(box, found, self._network.variant.size_update, settings.drawn)
+        drawn = Drawn()
+        if is_inside(box, frame.width, frame.height):
+            drawn = drawn_like(box, found, self._network.variant.size_update, settings.drawn)
         return replace(appearance, drawn=drawn), Discriminator.of(views, box, settings)
 
     def _lesson(

@@ -45,10 +45,13 @@ def graphs(tmp_path_factory):
             torch.nn.init.normal_(module.weight, std=0.15)
     folder = tmp_path_factory.mktemp("quantized")
     source, *_ = export_onnx(network.eval(), load_variant("multistage-b"), folder / "m.onnx", batch=1)
-    made = folder / "m.int8.onnx"
+    return source, quantized(source, folder / "m.int8.onnx")
+
+
+def quantized(source: Path, made: Path) -> Path:
     script = [sys.executable, str(ROOT / "scripts" / "quantize_network.py"), str(source), str(made)]
     subprocess.run(script, check=True, capture_output=True, timeout=120)
-    return source, made
+    return made
 
 
 def operations(file):
@@ -81,6 +84,30 @@ def answer(file, inputs):
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def test_graphs_of_opset_17_are_taken_too(tmp_path):
+    source = WEIGHTS_DIR / "onestream-192.onnx"
+    assert {each.domain: each.version for each in onnx.load(source).opset_import}[""] == 17
+    made = quantized(source, tmp_path / "made.onnx")
+    assert operations(made).count("MultiHeadAttention") == 6
+    onnxruntime.InferenceSession(str(made), providers=["CPUExecutionProvider"])
+
+
+def test_attention_of_another_kind_is_refused_by_name(graphs):
+    """Here with a mask between the product and the softmax."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        from quantize_network import with_fused_attention
+    finally:
+        sys.path.pop(0)
+    model = onnx.load(graphs[0])
+    softmax = next(node for node in model.graph.node if node.op_type == "Softmax")
+    masked = onnx.helper.make_node("Add", [softmax.input[0], softmax.input[0]], ["masked"])
+    model.graph.node.insert(list(model.graph.node).index(softmax), masked)
+    softmax.input[0] = "masked"
+    with pytest.raises(ValueError, match=f"{softmax.name} follows Add"):
+        with_fused_attention(model, {})
 
 
 def test_the_shipped_int8_graph_was_made_so():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ros2_tracker.tracking.family import Drawn
-from ros2_tracker.tracking.first_frame import drawn_like, first_places
+from ros2_tracker.tracking.first_frame import drawn_like, first_places, is_inside
 from ros2_tracker.tracking.geometry import Box
 
 BOX = Box.from_center(100.0, 80.0, 40.0, 60.0)
@@ -41,6 +41,19 @@ def test_answers_of_something_else_do_not_count():
 @pytest.mark.parametrize(("w", "expected"), [(0.1, 1.5), (3.0, 1 / 1.5)])
 def test_no_ratio_is_beyond_what_a_habit_can_be(w: float, expected: float):
     assert drawn_like(BOX, answers(w, 1.0, 1), 1.0, 1.0).w == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        (Box(0, 0, 320, 240), True),
+        (Box(-1, 10, 50, 50), False),
+        (Box(10, 200, 50, 50), False),
+        (Box(290, 0, 31, 9), False),
+    ],
+)
+def test_a_box_is_inside_where_all_of_it_can_be_seen(box: Box, expected: bool):
+    assert is_inside(box, 320, 240) is expected
 
 
 def test_the_frame_is_looked_at_from_the_target_and_from_all_sides():

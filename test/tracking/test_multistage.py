@@ -131,6 +131,20 @@ def test_what_is_learnt_of_the_first_frame_is_told_to_the_network(scripted, clip
     assert told[-1] is not told[0], "0.1 s later it has learnt more"
 
 
+def test_a_target_that_is_partly_beyond_the_border_says_nothing_of_how_it_was_drawn(scripted, clip):
+    """The network draws the part that can be seen."""
+    image = frame_from_array(clip.render(0).image)
+
+    def drawn(x: float) -> Drawn:
+        # The scripted answer is 0.2 by 0.3 of the region, whose side is four times the box's.
+        scripted.per_frame.answer["box"] = np.array([0.5, 0.5, 0.2, 0.3], np.float32)
+        target = Target(TrackingNetwork(TINY, scripted), TargetSettings(), image, (x, 40.0, 40.0, 40.0), 0.0)
+        return target._memory.templates.first.drawn
+
+    assert drawn(-15.0) == Drawn()
+    assert drawn(40.0) != Drawn()
+
+
 def test_learning_can_be_switched_off_while_a_target_is_followed(scripted, clip):
     tracker = Tracker(TrackingNetwork(TINY, scripted))
     tracker.init(clip.render(0).image, clip.render(0).box.as_tuple())
