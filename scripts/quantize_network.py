@@ -31,20 +31,19 @@ def main() -> None:
     parser.add_argument("target")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        prepared = str(Path(folder) / "prepared.onnx")
+        prepared, quantized = (str(Path(folder) / name) for name in ("prepared.onnx", "quantized.onnx"))
         # ONNX Runtime's own optimisation would put a reshape before and behind each product.
         quant_pre_process(arguments.source, prepared, skip_symbolic_shape=True, skip_optimization=True)
         quantize_dynamic(
             prepared,
-            arguments.target,
+            quantized,
             op_types_to_quantize=["MatMul"],
             weight_type=QuantType.QInt8,
             per_channel=True,
             # 7-bit weights: with 8, processors without VNNI (AVX2) saturate their 16-bit sums without a word.
             reduce_range=True,
         )
-    heads = _heads(onnx.load(arguments.source))
-    made = with_fused_attention(onnx.load(arguments.target), heads)
+        made = with_fused_attention(onnx.load(quantized), _heads(onnx.load(arguments.source)))
     onnx.checker.check_model(made)
     onnx.save(made, arguments.target)
 
