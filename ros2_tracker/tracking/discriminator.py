@@ -195,8 +195,8 @@ def _answer(solution: NDArray[np.float32], weight: float) -> NDArray[np.float32]
 def _solution(moments: _Moments, start: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
     """(C + 1,) of the ridge regression, by at most so many steps of conjugate gradients (Hestenes and Stiefel, 1952).
 
-    Each is one product of the matrix with a vector: for 192 features, 20 of them take two thirds of the time of LAPACK's
-    solution on one thread, and wake no others.
+    Each is one product of the matrix with a vector: for 192 features, 20 of them take two thirds of the time of
+    LAPACK's solution on one thread, and wake no others.
 
     Args:
         moments: of all that is known.
