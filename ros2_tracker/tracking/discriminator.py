@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,16 +54,6 @@ _Moments: TypeAlias = NDArray[np.float32]
 """(C + 2, C + 2) second moments of samples: features, the constant one, and the label."""
 
 
-class Lesson(NamedTuple):
-    """A frame that is still to be learnt from."""
-
-    features: NDArray[np.floating]
-    region: Region
-    box: Box
-    share: float
-    """Of it in all that will be known."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Discriminator:
     """A classifier of one target. Never changed: what has learnt more is another one."""
@@ -74,10 +64,10 @@ class Discriminator:
     """Of that and those after, the later the more."""
     learnt: NDArray[np.float32]
     """(C + 2,) as the graph takes it: weights, bias, its share in the answer. The same array until more is learnt."""
+    weight: float
+    """That share."""
     age: float = 0.0
-    """Seconds since the last frame that it learnt from, or will."""
-    lesson: Lesson | None = None
-    """What `taught` will learn."""
+    """Seconds since the last frame that it learnt from."""
 
     @classmethod
     def of(
@@ -93,15 +83,16 @@ class Discriminator:
             settings: of learning.
 
         Raises:
-            FloatingPointError: the features are not finite; `shown` raises it, too.
+            FloatingPointError: the features are not finite; `after` raises it, too.
 
         """
         seen = [_moments(_checked(features), region, box) for features, region in views]
         moments = sum(seen) / np.float32(len(seen))
         nothing = np.zeros(len(moments) - 1, np.float32)
-        return cls(moments, moments, _answer(_solution(moments, nothing, _FIRST_STEPS), settings.weight))
+        solution = _solution(moments, nothing, _FIRST_STEPS)
+        return cls(moments, moments, _answer(solution, settings.weight), settings.weight)
 
-    def shown(
+    def after(
         self,
         features: NDArray[np.floating],
         region: Region,
@@ -110,32 +101,22 @@ class Discriminator:
         dt: float,
         settings: LearningSettings,
     ) -> Discriminator:
-        """After a frame in which the target was found at `box`, `dt` seconds after the one before.
-
-        If there is something to be learnt from it, that is left to `taught`.
-        """
+        """After a frame in which the target was found at `box`, `dt` seconds after the one before."""
         age = self.age + dt
         if age < settings.interval - _JITTER_S or reliability < settings.above:
             return replace(self, age=age)
         # After a pause one view is not to outweigh all before it.
         share = 1.0 - 2.0 ** (-min(age, max(_LONGEST_S, settings.interval)) / settings.half_life)
-        return replace(self.taught(), age=0.0, lesson=Lesson(_checked(features), region, box, share))
-
-    def taught(self) -> Discriminator:
-        """With the lesson learnt, if there is one."""
-        if self.lesson is None:
-            return self
-        features, region, box, share = self.lesson
-        everything = _mixed(self.all, _moments(features, region, box), share)
-        weights, bias, weight = self.learnt[:-2], self.learnt[-2:-1], self.learnt[-1]
+        everything = _mixed(self.all, _moments(_checked(features), region, box), share)
+        weights, bias = self.learnt[:-2], self.learnt[-2:-1]
         # One lesson changes little: from the last solution on, a few steps lead to the next.
         last = np.concatenate([weights, bias / _BIAS], dtype=np.float32)
         solution = _solution(_mixed(everything, self.first, _FIRST), last, _STEPS)
-        return Discriminator(self.first, everything, _answer(solution, weight), self.age)
+        return Discriminator(self.first, everything, _answer(solution, self.weight), self.weight)
 
     def told(self, weight: float) -> NDArray[np.float32]:
         """`learnt` with another share; the same array if it has that one."""
-        if self.learnt[-1] == np.float32(weight):
+        if self.weight == weight:
             return self.learnt
         learnt = self.learnt.copy()
         learnt[-1] = weight

@@ -25,8 +25,6 @@ _VELOCITY_GAIN = 0.5
 _MOST = 4
 # A second answer below this is noise.
 _LEAST_SCORE = 0.1
-# Below 1 by more than sums are rounded.
-_SURELY = 0.999
 
 
 class LookAlike(NamedTuple):
@@ -106,8 +104,7 @@ def second_answer(found: Proposal, shape: MapShape, look: Look, settings: Distra
     scale = 0.5 * cells / region.side
     reach = max(math.ceil(found.box.h * scale), 1), max(math.ceil(found.box.w * scale), 1)
     least = max(settings.above * shape.peak, _LEAST_SCORE)
-    # In most images all sidelobes together are less than one that would do.
-    if min(reach) >= PEAK_RADIUS and shape.sidelobe_squares < _SURELY * least * least:
+    if min(reach) >= PEAK_RADIUS and shape.highest_sidelobe < least:
         return None
     (row, column), score = shape.highest_outside(reach)
     if not score >= least:

@@ -5,7 +5,7 @@ A family holds settings but no target: everything it must remember of one is in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -48,7 +48,7 @@ class Appearance:
 
     def told(self, learnt: NDArray[np.float32]) -> Appearance:
         """With what was learnt, as the network takes it; see `tracking.discriminator`."""
-        return replace(self, inputs={**self.inputs, "learnt": learnt})
+        return Appearance({**self.inputs, "learnt": learnt}, self.fill, drawn=self.drawn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class Look:
 
     def in_crop(self, box: Box) -> Box:
         """A box of the image, in px of the search crop."""
-        region, (rows, *_) = self.region, np.shape(self.inputs["search"])
-        scale = rows / region.side
+        region = self.region
+        scale = self.inputs["search"].shape[0] / region.side
         return Box((box.x - region.x) * scale, (box.y - region.y) * scale, box.w * scale, box.h * scale)
 
 

@@ -19,20 +19,23 @@ class MapShape:
     In plain Python: of a few hundred numbers, it takes less time than calls of NumPy or OpenCV right after the network.
     """
 
-    __slots__ = ("cell", "peak", "scores", "sidelobe_squares", "sidelobes", "squares", "total")
+    __slots__ = ("cell", "highest_sidelobe", "peak", "scores", "sidelobe_squares", "sidelobes", "squares", "total")
 
     def __init__(self, scores: NDArray[np.floating], cell: tuple[int, int]) -> None:
         """`cell` is (row, column)."""
         self.scores, self.cell = scores, cell
-        values = self._values()
-        self.peak = values[cell[0] * scores.shape[1] + cell[1]]
+        rest = self._values()
+        self.peak = rest[cell[0] * scores.shape[1] + cell[1]]
+        # What is near the peak is moved from one list to the other.
         near: list[float] = []
         for part in self._around((PEAK_RADIUS, PEAK_RADIUS)):
-            near += values[part]
-        self.total, self.squares = sum(values), sum(map(mul, values, values))
+            near += rest[part]
+            rest[part] = [0.0] * (part.stop - part.start)
+        outside, self.sidelobe_squares = sum(rest), sum(map(mul, rest, rest))
         # (count, sum) of the scores outside the peak's surroundings.
-        self.sidelobes = len(values) - len(near), self.total - sum(near)
-        self.sidelobe_squares = self.squares - sum(map(mul, near, near))
+        self.sidelobes = len(rest) - len(near), outside
+        self.highest_sidelobe = max(rest)
+        self.total, self.squares = outside + sum(near), self.sidelobe_squares + sum(map(mul, near, near))
 
     def _values(self) -> list[float]:
         """Row by row; not kept, as results that somebody keeps would hold eight times the map."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ros2_tracker.tracking.family import Look, Proposal
-from ros2_tracker.tracking.frame import ArrayFrame, ColorOrder, Frame
+from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box
 from ros2_tracker.tracking.result import ReliabilitySignals
 from ros2_tracker.tracking.score_map import PEAK_RADIUS, MapShape
@@ -212,6 +212,8 @@ class Familiar(NamedTuple):
     def after(self, seen: Seen, reliability: float) -> Familiar:
         """What the next frame is compared with."""
         trusted = reliability >= TRUSTED
+        # Results that somebody keeps hold it, too.
+        seen.view.keep()
         return Familiar(
             self.first,
             self.detail,
@@ -227,11 +229,11 @@ class Familiar(NamedTuple):
 def _view(frame: Frame, look: Look, box: Box, fill: tuple[float, float, float]) -> View:
     """Of a box that was found. Of the search crop where that shows it: the frame's pixels have left the caches."""
     cut = look.inputs.get("search")
-    if isinstance(cut, np.ndarray) and cut.dtype == np.uint8:
+    if isinstance(cut, np.ndarray) and cut.itemsize == 1:
         there = look.in_crop(box)
         reach = 0.5 * there.size + 1.0
         if reach <= min(there.cx, there.cy) and max(there.cx, there.cy) <= len(cut) - reach:
-            return View.of(ArrayFrame(cut, ColorOrder.RGB), there, fill)
+            return View.within(cut, there, fill)
     return View.of(frame, box, fill)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ros2_tracker.engines.base import NamedArrays
 from ros2_tracker.tracking import motion
 from ros2_tracker.tracking.causes import cause_of
+from ros2_tracker.tracking.crop import Region
 from ros2_tracker.tracking.discriminator import Discriminator, unmixed_score
 from ros2_tracker.tracking.distractors import LookAlikes, Second, second_answer
 from ros2_tracker.tracking.ego_motion import warp_box
@@ -24,9 +25,10 @@ from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.recovery import Search, Window
 from ros2_tracker.tracking.reliability import Hysteresis
 from ros2_tracker.tracking.result import TrackResult, TrackState
+from ros2_tracker.tracking.sample_target import SampleRegion
 from ros2_tracker.tracking.score_map import MapShape
 from ros2_tracker.tracking.settings import TargetSettings
-from ros2_tracker.tracking.signals import TRUSTED, Familiar
+from ros2_tracker.tracking.signals import TRUSTED, Familiar, Seen
 from ros2_tracker.tracking.template_update import Templates
 from ros2_tracker.tracking.views import Strips
 
@@ -58,6 +60,8 @@ class _Memory(NamedTuple):
     """Why it is not TRACKING, where the signals told."""
     frames: int = 0
     """Since the first."""
+    answered: _Answered | None = None
+    """What `Target.settle` will take in."""
 
     def carried(self, ego: motion.Homography | None) -> _Memory:
         """The places to look at as the camera's motion has moved them; the motion model's own is for `predict_seen`."""
@@ -108,6 +112,20 @@ class _Found(NamedTuple):
     """Of a candidate to what was lost, where that was asked."""
 
 
+class _Answered(NamedTuple):
+    """An answer that is out, of which what only later frames need is still to be made."""
+
+    found: _Found
+    seen: Seen
+    outputs: NamedArrays
+    """Of the look around the last place."""
+    region: Region | SampleRegion
+    """Of that look."""
+    reliability: float
+    gone: bool
+    dt: float
+
+
 class Target:
     """One target from the frame its box was drawn on. Stamps are seconds of image time."""
 
@@ -155,7 +173,7 @@ class Target:
         return self.take(question, outputs, time.perf_counter() - started)
 
     def ask(self, frame: Frame, stamp: float, ego: motion.Homography | None = None) -> Question:
-        """What the network is to be asked about a later frame; nothing changes but that the last lesson is taken.
+        """What the network is to be asked about a later frame; nothing changes, but see `settle`.
 
         `ego` maps px of the target's last frame to px of this one, where the background's motion is known.
         """
@@ -183,12 +201,32 @@ class Target:
         return Question(frame, stamp, tuple(looks), memory, dt, predicted, strips, backward)
 
     def settle(self) -> None:
-        """Do now what may wait until the last answer is out: learn from it. Else the next `ask` does."""
-        learnt = self._memory.learnt
-        if learnt is not None and learnt.lesson is not None:
-            # Should it fail, it is not tried again.
-            self._memory = self._memory._replace(learnt=replace(learnt, lesson=None))
-            self._memory = self._memory._replace(learnt=learnt.taught())
+        """Do now what may wait until the last answer is out: remember it and learn from it. Else the next `ask` does.
+
+        Raises:
+            FloatingPointError: the network's features are not finite. Nothing is learnt from them.
+
+        """
+        memory, settings = self._memory, self.settings
+        if memory.answered is None:
+            return
+        found, seen, outputs, region, reliability, gone, dt = memory.answered
+        remembered, learnt = memory.remembered, memory.learnt
+        if not gone:
+            if reliability < TRUSTED:
+                remembered = remembered.doubted()
+            elif memory.hysteresis.state is TrackState.TRACKING and remembered.wants(memory.stamp):
+                remembered = remembered.with_view(_remembered(memory.stamp, found, outputs))
+        self._memory = memory._replace(
+            # What is not yet believed to be the target is not what the next view is compared with.
+            familiar=memory.familiar.after(seen, 0.0 if gone else reliability),
+            look_alikes=memory.look_alikes.after(found.second, seen.box.size, memory.stamp, settings.distractors),
+            remembered=remembered,
+            answered=None,
+        )
+        if learnt is not None and not gone:
+            learnt = learnt.after(outputs["features"], region, seen.box, reliability, dt, settings.learning)
+            self._memory = self._memory._replace(learnt=learnt)
 
     def take(self, question: Question, outputs: Sequence[NamedArrays], network_s: float) -> TrackResult:
         """Go on with the network's answers, one a look, which took `network_s` seconds; errors as those of `update`."""
@@ -226,7 +264,7 @@ class Target:
         gone = hysteresis.state is TrackState.LOST or (
             memory.search is not None and hysteresis.state is not TrackState.TRACKING
         )
-        search, remembered = None, memory.remembered
+        search = None
         if gone:
             if settings.recovery.enabled:
                 trusted = memory.trusted
@@ -238,10 +276,6 @@ class Target:
             if doubtful or (search is not None and memory.search is not None and not memory.search.candidate):
                 # Nothing is known of its motion any more; where it reappears starts afresh.
                 next_motion = motion.initial_state(next_box, settings.motion)
-        elif reliability < TRUSTED:
-            remembered = remembered.doubted()
-        elif hysteresis.state is TrackState.TRACKING and remembered.wants(question.stamp):
-            remembered = remembered.with_view(_remembered(question.stamp, found, outputs[0]))
         self._memory = _Memory(
             question.stamp,
             next_box,
@@ -249,14 +283,14 @@ class Target:
             next_motion,
             hysteresis,
             self._templates(question, proposal, reliability, gone),
-            # What is not yet believed to be the target is not what the next view is compared with.
-            memory.familiar.after(seen, 0.0 if gone else reliability),
-            memory.look_alikes.after(found.second, box.size, question.stamp, settings.distractors),
-            self._lesson(question, outputs[0], box, reliability, gone),
-            remembered,
+            memory.familiar,
+            memory.look_alikes,
+            memory.learnt if settings.learning.enabled else None,
+            memory.remembered,
             search,
             cause,
             memory.frames + 1,
+            _Answered(found, seen, outputs[0], question.looks[0].region, reliability, gone, dt),
         )
         return TrackResult(
             box=None if hysteresis.state is TrackState.LOST else box.as_tuple(),
@@ -354,17 +388,6 @@ class Target:
         if is_inside(box, frame.width, frame.height):
             drawn = drawn_like(box, found, self._network.variant.size_update, settings.drawn)
         return replace(appearance, drawn=drawn), Discriminator.of(views, box, settings)
-
-    def _lesson(
-        self, question: Question, outputs: NamedArrays, box: Box, reliability: float, gone: bool
-    ) -> Discriminator | None:
-        """What is known of that after a frame in which the target was found at a box, or is `gone`."""
-        learnt, settings = question.memory.learnt, self.settings.learning
-        if learnt is None or not settings.enabled:
-            return None
-        if gone:
-            return learnt
-        return learnt.shown(outputs["features"], question.looks[0].region, box, reliability, question.dt, settings)
 
     def _templates(self, question: Question, proposal: Proposal, reliability: float, gone: bool) -> Templates:
         """What the network will compare with in the next frame; `gone`: nothing is learnt but by the authors' loop."""

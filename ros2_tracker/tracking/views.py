@@ -6,6 +6,7 @@ Neither is a view on the camera's buffer.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from operator import mul
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ros2_tracker.tracking.crop import Region, crop
-from ros2_tracker.tracking.frame import ColorOrder, Frame, to_rgb
+from ros2_tracker.tracking.frame import ArrayFrame, ColorOrder, Frame, to_rgb
 from ros2_tracker.tracking.geometry import Box
 
 _EPSILON = 1e-6
@@ -36,11 +37,11 @@ _DOWN = (0.35, 0.65)
 class View:
     """A small picture of a target, ready to be compared."""
 
-    __slots__ = ("_colours", "_moments", "_order", "_pixels", "_planes")
+    __slots__ = ("_colours", "_cut", "_moments", "_order", "_pixels", "_planes")
 
-    def __init__(self, pixels: NDArray[np.uint8], order: ColorOrder) -> None:
-        """Of all of these pixels, which are kept."""
-        self._pixels, self._order = pixels, order
+    def __init__(self, pixels: NDArray[np.uint8], order: ColorOrder, cut: Callable[[], NDArray] | None = None) -> None:
+        """Of all of these pixels, which are kept; or of what `cut` makes of them when they are needed."""
+        self._pixels, self._order, self._cut = pixels, order, cut
         # Most views are never compared with another.
         self._planes: tuple[bytes, bytes, bytes] | None = None
         self._colours: dict[int, float] | None = None
@@ -50,6 +51,16 @@ class View:
     def of(cls, frame: Frame, box: Box, fill: tuple[float, float, float]) -> View:
         """Of the square at a box, of the same area; `fill` (R, G, B) outside the image."""
         return cls(*_square(frame, box, fill))
+
+    @classmethod
+    def within(cls, crop: NDArray[np.uint8], box: Box, fill: tuple[float, float, float]) -> View:
+        """The same of a crop (RGB) that nobody will write to; until `keep` all of it is held."""
+        return cls(crop, ColorOrder.RGB, lambda: _square(ArrayFrame(crop, ColorOrder.RGB), box, fill)[0])
+
+    def keep(self) -> None:
+        """Hold no more pixels than are needed."""
+        if self._cut is not None:
+            self._pixels, self._cut = self._cut(), None
 
     @property
     def pattern(self) -> bytes:
@@ -70,6 +81,7 @@ class View:
     def _picture(self) -> tuple[bytes, bytes, bytes]:
         """Red, green and blue of the picture, (144,) each."""
         if self._planes is None:
+            self.keep()
             picture = cv2.resize(self._pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
             flat = to_rgb(picture, self._order).tobytes()
             self._pixels = picture  # results are kept, and need not hold more

@@ -53,7 +53,7 @@ def first(features: np.ndarray, box: Box, settings: LearningSettings = SETTINGS)
 def learns(known: Discriminator, *frame, rules: LearningSettings = SETTINGS) -> Discriminator:
     """What is known after a frame: features, box, reliability, seconds since the one before."""
     features, box, reliability, dt = frame
-    return known.shown(features, REGION, box, reliability, dt, rules).taught()
+    return known.after(features, REGION, box, reliability, dt, rules)
 
 
 def test_it_solves_the_weighted_ridge_regression():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import weakref
+from dataclasses import astuple, replace
 from itertools import islice
 
 import numpy as np
@@ -281,3 +282,60 @@ def test_a_lesson_may_be_taken_when_the_answer_is_out_and_is_the_same(scripted, 
     later, at_once = told(settles=False), told(settles=True)
     assert len({value.tobytes() for value in later}) > 2, "something was learnt"
     assert all(np.array_equal(a, b) for a, b in zip(later, at_once, strict=True))
+
+
+def test_a_camera_may_write_its_next_image_over_the_last_one(scripted, clip):
+    """What is made of an answer after it is out must not read the frame, which may be another one by then."""
+
+    def told(reused: bool) -> list[tuple]:
+        tracker, buffer = Tracker(TrackingNetwork(TINY, scripted)), clip.render(0).image.copy()
+        tracker.init(buffer, clip.render(0).box.as_tuple())
+        results = []
+        for i in range(1, 9):
+            if reused:
+                buffer[:] = clip.render(i).image
+            results.append(tracker.update(buffer if reused else clip.render(i).image))
+        buffer[:] = 0
+        return [(result.candidate, result.reliability, *astuple(result.signals)) for result in results]
+
+    assert told(reused=True) == told(reused=False)
+
+
+def test_results_that_are_kept_do_not_keep_the_search_crop(scripted, clip):
+    target = Target(
+        TrackingNetwork(TINY, scripted), TargetSettings(), frame_of(clip, 0), clip.render(0).box.as_tuple(), 0.0
+    )
+    crops, results = [], []
+    for i in range(1, 6):
+        results.append(target.update(frame_of(clip, i), i / 30))
+        crops.append(weakref.ref(scripted.per_frame.seen.pop()["search"]))
+    target.settle()
+    # The last one may be a view to remember.
+    assert [crop() for crop in crops[1:-1]] == [None] * (len(crops) - 2)
+    assert all(0.0 <= result.signals.similarity_first <= 1.0 for result in results)
+
+
+def test_features_that_are_not_finite_cost_a_lesson_and_nothing_else(scripted, clip):
+    sharp = np.full((16, 16), 0.001, np.float32)
+    sharp[9, 6] = 0.8
+    scripted.per_frame.answer["score_map"] = sharp
+    target = Target(
+        TrackingNetwork(TINY, scripted), TargetSettings(), frame_of(clip, 0), clip.render(0).box.as_tuple(), 0.0
+    )
+    before = scripted.per_frame.seen[-1]["learnt"]
+    good = scripted.per_frame.answer["features"]
+    scripted.per_frame.answer["features"] = np.full_like(good, np.nan)
+    assert target.update(frame_of(clip, 3), 0.1).box is not None
+    with pytest.raises(FloatingPointError, match="features"):
+        target.settle()
+    target.settle()
+    scripted.per_frame.answer["features"] = good
+    for i in range(4, 12):
+        target.update(frame_of(clip, i), i / 30)
+    after = scripted.per_frame.seen[-1]["learnt"]
+    assert np.isfinite(after).all()
+    assert not np.array_equal(after, before)
+
+
+def frame_of(clip: SyntheticClip, index: int) -> ArrayFrame:
+    return frame_from_array(clip.render(index).image)
