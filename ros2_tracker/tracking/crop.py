@@ -25,6 +25,8 @@ class Region:
     x: float
     y: float
     side: float
+    every: int = 1
+    """Of its rows of pixels only each so many-th is read, from its first on."""
 
     @classmethod
     def around(cls, box: Box, factor: float) -> Region:
@@ -36,13 +38,17 @@ class Region:
         """The nearest region of whole pixels, where it lies in the image and is not enlarged by a crop of `size` px.
 
         That is cut in less time, and what is found in it is mapped back exactly. Where it would be enlarged, half a
-        pixel costs accuracy on small targets.
+        pixel costs accuracy on small targets. Where it is shrunk to half or less, every second row is enough: reading
+        the others would take longer than all the arithmetic.
         """
-        side = round(self.side)
-        x, y = (round(corner + (self.side - side) / 2) for corner in (self.x, self.y))
+        every = 2 if self.side >= 2 * size + 1 else 1
+        side = every * round(self.side / every)
+        # A row that is read stands for as much above its middle as below.
+        above = 0.5 * (every - 1)
+        x, y = (round(corner + (self.side - side) / 2) for corner in (self.x, self.y + above))
         if side < size or min(x, y) < 0 or x + side > width or y + side > height:
             return self
-        return Region(float(x), float(y), float(side))
+        return Region(float(x), y - above, float(side), every)
 
     def to_image(self, cx: float, cy: float, w: float, h: float) -> Box:
         """Box in the image from a centre and size given as fractions of the region's side."""
@@ -71,11 +77,9 @@ class _Source(NamedTuple):
 
     pixels: NDArray[np.uint8]
     order: ColorOrder
-    x: float
-    """Where the centre of the crop's first pixel lies in `pixels`, whose pixel centres are whole numbers."""
-    y: float
-    step: float
-    """Pixels of the frame per pixel of the crop."""
+    x: Axis
+    """Where the centres of the crop's pixels lie in `pixels`, whose own are whole numbers."""
+    y: Axis
     alone: bool
     """The crop is mixed of these pixels, all of them and no others."""
 
@@ -85,7 +89,7 @@ class _Source(NamedTuple):
             return to_rgb(cv2.resize(self.pixels, (size, size)), self.order)
         warped = cv2.warpAffine(
             self.pixels,
-            np.array([[self.step, 0.0, self.x], [0.0, self.step, self.y]], np.float64),
+            np.array([[self.x.step, 0.0, self.x.first], [0.0, self.y.step, self.y.first]], np.float64),
             (size, size),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_CONSTANT,
@@ -94,30 +98,34 @@ class _Source(NamedTuple):
         return to_rgb(warped, self.order)
 
     def patch(self, size: int, fill_rgb: tuple[float, float, float]) -> Patch:
-        x, y = Axis(self.x, self.step), Axis(self.y, self.step)
         fill = self.order.fill_rgb(fill_rgb)
-        return Patch(self.pixels, self.order.rgb, x, y, size, fill, lambda: self.resampled(size, fill_rgb))
+        return Patch(self.pixels, self.order.rgb, self.x, self.y, size, fill, lambda: self.resampled(size, fill_rgb))
 
 
 def _source(frame: Frame, region: Region, size: int) -> _Source | None:
     """None where nothing of the image is under the region."""
-    step = region.side / size
+    step, every = region.side / size, region.every
     # Pixel centres lie at +0.5 in our coordinates and at whole numbers in OpenCV's.
     to_centre = 0.5 * step - 0.5
-    x0, y0, side = int(region.x), int(region.y), int(region.side)
+    above = 0.5 * (every - 1)
+    x0, y0, side = int(region.x), int(region.y + above), int(region.side)
     x1, y1 = x0 + side, y0 + side
     inside = min(x0, y0) >= 0 and x1 <= frame.width and y1 <= frame.height
     # Enlarged, the samples at its edge would lie outside of it.
-    if inside and side >= size and (x0, y0, side) == (region.x, region.y, region.side):
-        return _Source(*frame.region(x0, y0, x1, y1), to_centre, to_centre, step, alone=True)
+    if inside and side >= size and (x0, y0 - above, side) == (region.x, region.y, region.side):
+        pixels, order = frame.region(x0, y0, x1, y1)
+        x = y = Axis(to_centre, step)
+        if every > 1:
+            pixels, y = pixels[::every], Axis(0.5 * step / every - 0.5, step / every)
+        return _Source(pixels, order, x, y, alone=True)
     x0 = min(max(math.floor(region.x) - _APRON_PX, 0), frame.width)
     y0 = min(max(math.floor(region.y) - _APRON_PX, 0), frame.height)
     x1 = min(max(math.ceil(region.x + region.side) + _APRON_PX, 0), frame.width)
     y1 = min(max(math.ceil(region.y + region.side) + _APRON_PX, 0), frame.height)
     if x1 <= x0 or y1 <= y0:
         return None
-    first_x, first_y = region.x - x0 + to_centre, region.y - y0 + to_centre
-    return _Source(*frame.region(x0, y0, x1, y1), first_x, first_y, step, alone=False)
+    x, y = Axis(region.x - x0 + to_centre, step), Axis(region.y - y0 + to_centre, step)
+    return _Source(*frame.region(x0, y0, x1, y1), x, y, alone=False)
 
 
 def _nothing(size: int, fill_rgb: tuple[float, float, float]) -> NDArray[np.uint8]:

@@ -140,12 +140,13 @@ inside = st.builds(Region, st.floats(-1, WIDTH - 20), st.floats(-1, HEIGHT - 10)
 def test_snapped_region_maps_back_without_bias(region: Region, size: int):
     snapped = region.snapped(size, WIDTH, HEIGHT)
     assume(snapped is not region)
-    assert all(value == round(value) for value in (snapped.x, snapped.y, snapped.side))
-    assert snapped.x >= 0 <= snapped.y
+    row = snapped.y + 0.5 * (snapped.every - 1)
+    assert all(value == round(value) for value in (snapped.x, row, snapped.side / snapped.every))
+    assert snapped.x >= 0 <= row
     assert snapped.x + snapped.side <= WIDTH
-    assert snapped.y + snapped.side <= HEIGHT
-    assert size <= snapped.side <= region.side + 0.5
-    assert snapped.side >= region.side - 0.5
+    assert row + snapped.side <= HEIGHT
+    assert size * snapped.every <= snapped.side
+    assert abs(snapped.side - region.side) <= 0.5 * snapped.every
     for before, after in ((region.x, snapped.x), (region.y, snapped.y)):
         assert abs(before + region.side / 2 - after - snapped.side / 2) <= 0.5
     # Each pixel says where its centre lies, in quarters of a pixel: so must those of the crop.
@@ -170,10 +171,23 @@ def test_only_regions_that_gain_by_it_are_snapped():
     assert beyond.snapped(20, WIDTH, HEIGHT) is beyond
 
 
-@pytest.mark.parametrize("x", [300.0, 20.0])
-def test_a_look_may_leave_the_cutting_to_the_engine(x: float):
-    pixels = np.random.default_rng(2).integers(0, 256, (480, 640, 3), np.uint8)
-    frame, box = ArrayFrame(pixels), Box(x, 200.3, 90.4, 70.1)
+def test_every_second_row_is_read_where_a_region_is_shrunk_to_half():
+    region = Region(10.2, 4.4, 29.3)
+    assert region.snapped(15, WIDTH, HEIGHT).every == 1
+    snapped = region.snapped(14, WIDTH, HEIGHT)
+    assert snapped == Region(10.0, 4.5, 30.0, every=2)
+    pixels = np.repeat(np.random.default_rng(3).integers(0, 256, (HEIGHT, 1, 1), np.uint8), 3 * WIDTH, axis=1)
+    pixels = pixels.reshape(HEIGHT, WIDTH, 3)
+    others = pixels.copy()
+    others[::2] = 0  # the first that is read is row 5
+    frames = [ArrayFrame(each, ColorOrder.RGB) for each in (pixels, others)]
+    np.testing.assert_array_equal(*(crop(frame, snapped, 14, FILL) for frame in frames))
+
+
+@pytest.mark.parametrize(("x", "size"), [(300.0, 90.4), (20.0, 90.4), (300.0, 160.0)])
+def test_a_look_may_leave_the_cutting_to_the_engine(x: float, size: float):
+    pixels = np.random.default_rng(2).integers(0, 256, (800, 1000, 3), np.uint8)
+    frame, box = ArrayFrame(pixels), Box(x, 350.3, size, size - 20.3)
     eager, lazy = (OneStream(load_variant("onestream-192"), lazy=lazy) for lazy in (False, True))
     appearance = eager.appearance(frame, box)
     now, later = (family.look(appearance, frame, box) for family in (eager, lazy))
