@@ -19,6 +19,7 @@ NEED_TORCH = {
     "engines/torch_crop.py",
     "engines/torch_cuda.py",
     "evaluation/export.py",
+    "evaluation/export_check.py",
     "evaluation/quantize.py",
     "models/graphs.py",
     "models/ibfp.py",

@@ -19,7 +19,8 @@ import onnx  # noqa: E402
 from ros2_tracker.cli import main  # noqa: E402
 from ros2_tracker.engines.export import export_onnx  # noqa: E402
 from ros2_tracker.engines.onnxruntime import load_onnx_engines  # noqa: E402
-from ros2_tracker.evaluation import export as check  # noqa: E402
+from ros2_tracker.evaluation import export  # noqa: E402
+from ros2_tracker.evaluation import export_check as check  # noqa: E402
 from ros2_tracker.models.ostrack import Elimination, OSTrack, OSTrackSettings  # noqa: E402
 from ros2_tracker.models.stark import StarkLightning  # noqa: E402
 from ros2_tracker.models.variant import load_variant  # noqa: E402
@@ -56,8 +57,8 @@ def quick(monkeypatch):
             file.write_bytes(b"graph")
         return files
 
-    monkeypatch.setattr(check, "export_onnx", write)
-    monkeypatch.setattr(check, "check_export", lambda *arguments: AGREEMENT)
+    monkeypatch.setattr(export, "export_onnx", write)
+    monkeypatch.setattr(export, "check_export", lambda *arguments: AGREEMENT)
 
 
 def command(weights, output, *options):
@@ -98,11 +99,13 @@ def test_what_is_printed(weights, tmp_path, capsys, quick):
         ({"box": 0.01, "steady_box": 0.01}, "a box is 1.0e-02 search sides off torch's, allowed are 2e-03"),
         ({"box": float("nan"), "steady_box": float("nan")}, "a box is nan search sides off"),
         ({"candidate_gap": 0.3}, "drops candidates that are 30% better than some that it keeps"),
+        ({"features": 0.02}, "features of a cell are 2.0e-02 off torch's"),
+        ({"features": float("nan")}, "features of a cell are nan off"),
         ({"largest_value": 7e4}, "values up to 7e+04, and fp16 ends at 65504"),
     ],
 )
 def test_a_graph_that_fails_is_not_written(weights, tmp_path, capsys, quick, monkeypatch, found, said):
-    monkeypatch.setattr(check, "check_export", lambda *arguments: replace(AGREEMENT, **found))
+    monkeypatch.setattr(export, "check_export", lambda *arguments: replace(AGREEMENT, **found))
     output = tmp_path / "s.onnx"
     output.write_text("old")
     assert main(command(weights, output, "--precision", "fp16")) == 1

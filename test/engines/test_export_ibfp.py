@@ -26,7 +26,7 @@ from ros2_tracker.engines.fp16 import to_fp16  # noqa: E402
 from ros2_tracker.engines.onnxruntime import load_onnx_engines  # noqa: E402
 from ros2_tracker.engines.self_test import features_test, self_test  # noqa: E402
 from ros2_tracker.engines.torch import torch_engines  # noqa: E402
-from ros2_tracker.evaluation import export as check  # noqa: E402
+from ros2_tracker.evaluation import export_check as check  # noqa: E402
 from ros2_tracker.models.build import build_network  # noqa: E402
 from ros2_tracker.models.graphs import graphs_of  # noqa: E402
 from ros2_tracker.models.variant import load_variant, template_graph  # noqa: E402

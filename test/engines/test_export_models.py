@@ -22,7 +22,7 @@ from rounded_onnx import RoundedOnnx  # noqa: E402
 
 from ros2_tracker.engines.export import export_onnx  # noqa: E402
 from ros2_tracker.engines.fp16 import to_fp16  # noqa: E402
-from ros2_tracker.evaluation import export as check  # noqa: E402
+from ros2_tracker.evaluation import export_check as check  # noqa: E402
 from ros2_tracker.evaluation.sequences import ImageFolder  # noqa: E402
 from ros2_tracker.models.build import build_network  # noqa: E402
 from ros2_tracker.models.variant import Variant, load_variant, template_graph  # noqa: E402

@@ -26,7 +26,7 @@ from ros2_tracker.engines.fp16 import to_fp16  # noqa: E402
 from ros2_tracker.engines.onnxruntime import load_onnx_engines  # noqa: E402
 from ros2_tracker.engines.self_test import features_test, self_test  # noqa: E402
 from ros2_tracker.engines.torch import torch_engines  # noqa: E402
-from ros2_tracker.evaluation import export as check  # noqa: E402
+from ros2_tracker.evaluation import export_check as check  # noqa: E402
 from ros2_tracker.models.build import build_network  # noqa: E402
 from ros2_tracker.models.graphs import graphs_of, mixed_score  # noqa: E402
 from ros2_tracker.models.multistage import MultiStage, MultiStageSettings  # noqa: E402
@@ -147,6 +147,20 @@ def test_the_check_of_an_export_passes(tiny, precision):
     assert found.other_cell <= (precision == "fp16")  # rounding chooses between two that are as good
     assert found.box <= BOX[precision]
     assert found.score_map <= MAPS[precision]
+    assert found.features is not None
+    assert found.features <= check.FEATURE_TOLERANCES[precision]
+
+
+def test_the_check_of_an_export_finds_other_features(tiny):
+    variant, network, files = tiny
+    other = build_network(variant)
+    other.load_state_dict(network.state_dict())
+    # Box and scores agree.
+    with_tokens = other.with_tokens
+    other.with_tokens = lambda template, image: (with_tokens(template, image)[0], 0.5 + with_tokens(template, image)[1])
+    found = check.check_export(other.requires_grad_(False), variant, files["fp32"], check.rendered_questions(1), 1)
+    assert found.box <= BOX["fp32"]
+    assert "features of a cell" in found.problem
 
 
 def test_the_check_of_an_export_finds_another_network(tiny):
