@@ -188,6 +188,20 @@ def vars_of(seen: Seen) -> list[float]:
     return list(astuple(seen.signals))
 
 
+class Counting:
+    """A frame that counts the single rows that are read of it."""
+
+    def __init__(self, frame: ArrayFrame) -> None:
+        self.frame, self.rows = frame, 0
+
+    def __getattr__(self, name: str):
+        return getattr(self.frame, name)
+
+    def region(self, x0: int, y0: int, x1: int, y1: int):
+        self.rows += y1 == y0 + 1
+        return self.frame.region(x0, y0, x1, y1)
+
+
 def answer(familiar: Familiar, frame: ArrayFrame, box: Box, last: Box | None = None, size_update: float = 1.0) -> Seen:
     score_map = np.full((1, 16, 16), 0.01, np.float32)
     score_map[0, 8, 8] = 0.9
@@ -252,17 +266,29 @@ def test_black_and_white_images_show_in_the_exposure(level: int):
     assert answer(familiar, ArrayFrame(scene()), box_at(100)).signals.exposure > 0.9
 
 
-def test_repeated_image_counts_as_frozen_until_another_comes():
+@pytest.mark.parametrize("step", [0, 1, 7, 30])
+def test_repeated_image_counts_as_frozen_until_another_comes(step: int):
     image = scene(0)
     familiar = Familiar.of(ArrayFrame(image), box_at(100), GREY)
     for i in range(1, 5):
-        # The box moves on: the tracker does not know yet.
-        seen = answer(familiar, ArrayFrame(image.copy()), box_at(100 + i))
+        # The box moves on: the tracker does not know yet; a search jumps.
+        seen = answer(familiar, ArrayFrame(image.copy()), box_at(100 + i * step))
         assert seen.signals.frozen_for == pytest.approx(i * DT)
         familiar = familiar.after(seen, 0.9)
     one_pixel_of_noise = image.copy()
     one_pixel_of_noise[::2, ::2] ^= 1
-    assert answer(familiar, ArrayFrame(one_pixel_of_noise), box_at(104)).signals.frozen_for == 0.0
+    assert answer(familiar, ArrayFrame(one_pixel_of_noise), box_at(100 + 4 * step)).signals.frozen_for == 0.0
+
+
+@pytest.mark.parametrize("far", [2, 30])
+def test_strips_are_read_again_where_the_target_has_left_them(far: int):
+    def reads(box: Box) -> int:
+        frame = Counting(ArrayFrame(scene(0)))
+        answer(familiar, frame, box).signals.sharpness  # noqa: B018
+        return frame.rows
+
+    familiar = Familiar.of(ArrayFrame(scene(0)), box_at(100), GREY)
+    assert reads(box_at(100 + far)) == (5 if far == 2 else 7)
 
 
 def test_target_that_moves_before_a_still_background_is_not_frozen():
