@@ -39,13 +39,13 @@ def main() -> int:
     if arguments.crops < _FEWEST:
         parser.error(f"--crops is {arguments.crops}, must be at least {_FEWEST}")
     without = set(filter(None, arguments.without.split(",")))
-    index = arguments.output.with_name(f"{arguments.output.name}.json")
     try:
+        index = arguments.output.with_name(f"{arguments.output.name}.json")
         tracks = pack(arguments.folders, index, arguments.crops, without)
     except (ValueError, OSError) as error:
         print(f"pack_sequences: {error}", file=sys.stderr)
         return 1
-    print(f"{index}: {tracks} tracks")
+    print(f"{index}: {tracks} tracks" if tracks else f"{index} is not written: there is no track")
     return 0 if tracks else 1
 
 
@@ -58,7 +58,7 @@ def pack(folders: list[Path], index: Path, most: int, without: set[str]) -> int:
 
     """
     datasets = [load_dataset(folder) for folder in folders]
-    strange = without - {sequence.name for dataset in datasets for sequence in dataset.sequences}
+    strange = without - {each.name for dataset in datasets for each in (*dataset.sequences, *dataset.left_out)}
     if strange:
         raise ValueError(f"no sequence is called {', '.join(sorted(strange))}")
     for left_out in (each for dataset in datasets for each in dataset.left_out):
@@ -67,19 +67,24 @@ def pack(folders: list[Path], index: Path, most: int, without: set[str]) -> int:
     tracks = 0
     with PackWriter(index) as writer:
         for sequence in tqdm(wanted, unit="sequence", disable=None, leave=False):
-            frames = frames_of(sequence, most)
             try:
-                if len(frames) < _FEWEST:
-                    raise ValueError(f"shows its target in {len(frames)} frames, {_FEWEST} are needed")
-                writer.add_track([sequence.image(i) for i in frames], [Box(*sequence.truth[i]) for i in frames])
-                tracks += 1
+                frames = frames_of(sequence, most)
+                if len(frames) >= _FEWEST:
+                    writer.add_track([sequence.image(i) for i in frames], [Box(*sequence.truth[i]) for i in frames])
+                    tracks += 1
+                    continue
+                problem = f"shows its target in {len(frames)} frames, {_FEWEST} are needed"
             except ValueError as error:
-                print(f"left out: {sequence.name}: {error}", file=sys.stderr)
+                problem = str(error)
+            tqdm.write(f"left out: {sequence.name}: {problem}", file=sys.stderr)
     return tracks
 
 
 def frames_of(sequence: AnnotatedSequence, most: int) -> list[int]:
-    """At most so many frames, evenly spread over those with a box that can be learnt from."""
+    """At most so many frames, evenly spread over those with a box that can be learnt from.
+
+    ValueError naming the first image when it cannot be read.
+    """
     boxes = np.asarray(sequence.truth, np.float64)
     image = sequence.image(0)
     height, width = image.shape[:2]

@@ -26,7 +26,7 @@ class Region:
     y: float
     side: float
     every: int = 1
-    """Of its rows of pixels only each so many-th is read, from its first on."""
+    """Of its rows of pixels only each so many-th is read, if it is `snapped`."""
 
     @classmethod
     def around(cls, box: Box, factor: float) -> Region:
@@ -38,8 +38,8 @@ class Region:
         """The nearest region of whole pixels, where it lies in the image and is not enlarged by a crop of `size` px.
 
         That is cut in less time, and what is found in it is mapped back exactly. Where it would be enlarged, half a
-        pixel costs accuracy on small targets. Where it is shrunk to half or less, every second row is enough: reading
-        the others would take longer than all the arithmetic.
+        pixel costs accuracy on small targets. Where it is shrunk to half or less, it is of every second row: reading
+        the others would take longer than all the arithmetic. Its side is even then, and its top between two rows.
         """
         every = 2 if self.side >= 2 * size + 1 else 1
         side = every * round(self.side / every)
@@ -114,10 +114,8 @@ def _source(frame: Frame, region: Region, size: int) -> _Source | None:
     # Enlarged, the samples at its edge would lie outside of it.
     if inside and side >= size and (x0, y0 - above, side) == (region.x, region.y, region.side):
         pixels, order = frame.region(x0, y0, x1, y1)
-        x = y = Axis(to_centre, step)
-        if every > 1:
-            pixels, y = pixels[::every], Axis(0.5 * step / every - 0.5, step / every)
-        return _Source(pixels, order, x, y, alone=True)
+        y = Axis(0.5 * step / every - 0.5, step / every)
+        return _Source(pixels[::every], order, Axis(to_centre, step), y, alone=True)
     x0 = min(max(math.floor(region.x) - _APRON_PX, 0), frame.width)
     y0 = min(max(math.floor(region.y) - _APRON_PX, 0), frame.height)
     x1 = min(max(math.ceil(region.x + region.side) + _APRON_PX, 0), frame.width)

@@ -83,7 +83,7 @@ class Discriminator:
             settings: of learning.
 
         Raises:
-            FloatingPointError: the features are not finite; `after` raises it, too.
+            FloatingPointError: the features are not finite.
 
         """
         seen = [_moments(_checked(features), region, box) for features, region in views]
@@ -101,7 +101,10 @@ class Discriminator:
         dt: float,
         settings: LearningSettings,
     ) -> Discriminator:
-        """After a frame in which the target was found at `box`, `dt` seconds after the one before."""
+        """After a frame in which the target was found at `box`, `dt` seconds after the one before.
+
+        The arguments are as those of `of`. FloatingPointError: the features are not finite.
+        """
         age = self.age + dt
         if age < settings.interval - _JITTER_S or reliability < settings.above:
             return replace(self, age=age)
@@ -136,7 +139,10 @@ def unmixed_score(score: float, features: NDArray[np.floating], learnt: NDArray[
     # From there on too little of it is left to be told.
     if share > _MOST_SHARE or not score > 0.0:
         return score
-    response = min(max(float(features @ learnt[:-2]) + float(learnt[-2]), LEAST_RESPONSE), 1.0)
+    response = float(features @ learnt[:-2]) + float(learnt[-2])
+    if not math.isfinite(response):
+        return score
+    response = min(max(response, LEAST_RESPONSE), 1.0)
     return math.exp(min((math.log(score) - share * math.log(response)) / (1.0 - share), 0.0))
 
 

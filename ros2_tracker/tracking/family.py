@@ -5,7 +5,7 @@ A family holds settings but no target: everything it must remember of one is in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -48,7 +48,7 @@ class Appearance:
 
     def told(self, learnt: NDArray[np.float32]) -> Appearance:
         """With what was learnt, as the network takes it; see `tracking.discriminator`."""
-        return Appearance({**self.inputs, "learnt": learnt}, self.fill, drawn=self.drawn)
+        return replace(self, inputs={**self.inputs, "learnt": learnt})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,13 @@ class Look:
     height: int
     drawn: Drawn = field(default=Drawn(), kw_only=True)
     """What the target's boxes are made like, for families that heed it."""
+
+    def cut(self) -> Look:
+        """The same, with the search crop cut if that was left to the engine: it holds no pixels of the camera's."""
+        search = self.inputs["search"]
+        if isinstance(search, np.ndarray):
+            return self
+        return replace(self, inputs={**self.inputs, "search": np.asarray(search)})
 
     def in_crop(self, box: Box) -> Box:
         """A box of the image, in px of the search crop."""

@@ -417,6 +417,13 @@ class TrackingSession:
         source = ahead[min(math.ceil(len(ahead) / affordable), len(ahead)) - 1]
         result = self._update([followed], source, [None])[0] if self._is_usable(source) else None
         followed.stamp_ns = source.stamp_ns
+        self._report_catch_up(name, followed, source, result, started)
+        self._tried(followed.target.settle)
+
+    def _report_catch_up(
+        self, name: str, followed: _Followed, source: StampedFrame, result: TrackResult | None, started: float
+    ) -> None:
+        """Tell a change of state; of the frame with which the target has caught up, everything."""
         with self._changed:
             self.counters.catch_up_frames += 1
             if self._buffer.after(source.stamp_ns):

@@ -45,7 +45,7 @@ class _Answer(NamedTuple):
     first: View
     recent: View
     strips: Strips
-    """Of the image and of the box."""
+    """Of the image and of the target; see `Seen.strips`."""
     detail: float
     """Of the first box."""
 
@@ -217,9 +217,8 @@ class Familiar(NamedTuple):
         return Seen(SignalsOfAnswer.of(answer, found.score, motion_distance, frozen_for), view, box, there, spot)
 
     def after(self, seen: Seen, reliability: float) -> Familiar:
-        """What the next frame is compared with."""
+        """What the next frame is compared with; from now on `seen` holds no search crop."""
         trusted = reliability >= TRUSTED
-        # Results that somebody keeps hold it, too.
         seen.view.keep()
         return Familiar(
             self.first,
@@ -236,7 +235,7 @@ class Familiar(NamedTuple):
 def _view(frame: Frame, look: Look, box: Box, fill: tuple[float, float, float]) -> View:
     """Of a box that was found. Of the search crop where that shows it: the frame's pixels have left the caches."""
     cut = look.inputs.get("search")
-    if isinstance(cut, np.ndarray) and cut.itemsize == 1:
+    if isinstance(cut, np.ndarray) and cut.dtype == np.uint8:
         there = look.in_crop(box)
         reach = 0.5 * there.size + 1.0
         if reach <= min(there.cx, there.cy) and max(there.cx, there.cy) <= len(cut) - reach:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -116,6 +117,8 @@ class _Answered(NamedTuple):
     """An answer that is out, of which what only later frames need is still to be made."""
 
     found: _Found
+    kept: Look | None
+    """What it was found in, if it is one to remember."""
     seen: Seen
     outputs: NamedArrays
     """Of the look around the last place."""
@@ -177,7 +180,9 @@ class Target:
 
         `ego` maps px of the target's last frame to px of this one, where the background's motion is known.
         """
-        self.settle()
+        # That the answer before taught nothing is no fault of this frame; who wants to know calls `settle`.
+        with suppress(FloatingPointError):
+            self.settle()
         memory, family, settings = self._memory.carried(ego), self._network.family, self.settings
         windows: tuple[Window, ...] = (Window(memory.box, 1.0),)
         if memory.search is not None:
@@ -210,13 +215,14 @@ class Target:
         memory, settings = self._memory, self.settings
         if memory.answered is None:
             return
-        found, seen, outputs, region, reliability, gone, dt = memory.answered
+        # Should it fail, it is not tried again.
+        self._memory = memory._replace(answered=None)
+        found, kept, seen, outputs, region, reliability, gone, dt = memory.answered
         remembered, learnt = memory.remembered, memory.learnt
-        if not gone:
-            if reliability < TRUSTED:
-                remembered = remembered.doubted()
-            elif memory.hysteresis.state is TrackState.TRACKING and remembered.wants(memory.stamp):
-                remembered = remembered.with_view(_remembered(memory.stamp, found, outputs))
+        if kept is not None:
+            remembered = remembered.with_view(_remembered(memory.stamp, kept, found.proposal, outputs))
+        elif not gone and reliability < TRUSTED:
+            remembered = remembered.doubted()
         self._memory = memory._replace(
             # What is not yet believed to be the target is not what the next view is compared with.
             familiar=memory.familiar.after(seen, 0.0 if gone else reliability),
@@ -276,6 +282,10 @@ class Target:
             if doubtful or (search is not None and memory.search is not None and not memory.search.candidate):
                 # Nothing is known of its motion any more; where it reappears starts afresh.
                 next_motion = motion.initial_state(next_box, settings.motion)
+        kept = None
+        if not gone and reliability >= TRUSTED and hysteresis.state is TrackState.TRACKING:
+            # Now, as long as the camera's pixels are those.
+            kept = found.look.cut() if memory.remembered.wants(question.stamp) else None
         self._memory = _Memory(
             question.stamp,
             next_box,
@@ -290,7 +300,7 @@ class Target:
             search,
             cause,
             memory.frames + 1,
-            _Answered(found, seen, outputs[0], question.looks[0].region, reliability, gone, dt),
+            _Answered(found, kept, seen, outputs[0], question.looks[0].region, reliability, gone, dt),
         )
         return TrackResult(
             box=None if hysteresis.state is TrackState.LOST else box.as_tuple(),
@@ -402,8 +412,7 @@ class Target:
         return templates.after(family, frame, proposal.box, reliability, question.dt, below, settings.template_update)
 
 
-def _remembered(stamp: float, found: _Found, outputs: NamedArrays) -> Remembered:
-    look, proposal = found.look, found.proposal
+def _remembered(stamp: float, look: Look, proposal: Proposal, outputs: NamedArrays) -> Remembered:
     own, learnt = proposal.score, look.inputs.get("learnt")
     if learnt is not None:
         row, column = proposal.cells[0]

@@ -59,8 +59,9 @@ class View:
 
     def keep(self) -> None:
         """Hold no more pixels than are needed."""
-        if self._cut is not None:
-            self._pixels, self._cut = self._cut(), None
+        cut = self._cut  # another thread may read signals
+        if cut is not None:
+            self._pixels, self._cut = cut(), None
 
     @property
     def pattern(self) -> bytes:

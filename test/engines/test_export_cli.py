@@ -31,6 +31,7 @@ AGREEMENT = check.Agreement(
     other_candidates=1,
     candidate_gap=1e-3,
     other_cell=0,
+    other_chosen=0,
     box=1e-4,
     steady_box=1e-4,
     score=2e-4,
@@ -98,6 +99,7 @@ def test_what_is_printed(weights, tmp_path, capsys, quick):
     [
         ({"box": 0.01, "steady_box": 0.01}, "a box is 1.0e-02 search sides off torch's, allowed are 2e-03"),
         ({"box": float("nan"), "steady_box": float("nan")}, "a box is nan search sides off"),
+        ({"other_chosen": 2}, "the cell that it names is not that of its best score, in 2 crops"),
         ({"candidate_gap": 0.3}, "drops candidates that are 30% better than some that it keeps"),
         ({"features": 0.02}, "features of a cell are 2.0e-02 off torch's"),
         ({"features": float("nan")}, "features of a cell are nan off"),

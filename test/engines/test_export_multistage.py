@@ -163,6 +163,19 @@ def test_the_check_of_an_export_finds_other_features(tiny):
     assert "features of a cell" in found.problem
 
 
+def test_the_check_of_an_export_finds_a_cell_that_is_not_the_best(tiny, monkeypatch):
+    variant, network, files = tiny
+    run = check._OnnxGraph.run
+
+    def moved(graph, given):
+        answer = dict(run(graph, given))
+        return {**answer, "cell": 15 - answer["cell"]} if "cell" in answer else answer
+
+    monkeypatch.setattr(check._OnnxGraph, "run", moved)
+    found = check.check_export(network, variant, files["fp32"], check.rendered_questions(2), 1)
+    assert "in 2 crops" in found.problem
+
+
 def test_the_check_of_an_export_finds_another_network(tiny):
     variant, network, files = tiny
     other = build_network(variant)

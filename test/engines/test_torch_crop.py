@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -74,6 +74,18 @@ def test_region_of_ostrack_and_stark(order: ColorOrder, corner: tuple[float, flo
     expected = sample_crop(FRAMES[order], region)
     np.testing.assert_array_equal(found, expected)
     assert difference(cut_by_torch(found)[0], expected) <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(orders, st.floats(0, 40), st.floats(0, 20), st.floats(2 * SIZE + 1, 80))
+def test_every_second_row_of_a_region_that_is_shrunk_to_half(order: ColorOrder, x: float, y: float, side: float):
+    frame = FRAMES[order]
+    region = Region(x, y, side).snapped(SIZE, frame.width, frame.height)
+    assume(region.every == 2)
+    found = lazy_crop(frame, region, SIZE, FILL)
+    assert isinstance(found, Patch)
+    assert found.pixels.shape[0] * 2 == found.pixels.shape[1]
+    assert difference(cut_by_torch(found)[0], crop(frame, region, SIZE, FILL)) <= 1
 
 
 def test_several_at_once_and_finished_ones_among_them():

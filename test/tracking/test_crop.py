@@ -195,6 +195,11 @@ def test_a_look_may_leave_the_cutting_to_the_engine(x: float, size: float):
     assert isinstance(later.inputs["search"], Patch)
     np.testing.assert_array_equal(later.inputs["search"], now.inputs["search"])
     assert now.region == later.region
+    assert now.cut() is now
+    kept = later.cut()
+    pixels[:] = 0  # the camera's next image
+    np.testing.assert_array_equal(kept.inputs["search"], now.inputs["search"])
+    assert isinstance(kept.inputs["search"], np.ndarray)
 
 
 def test_region_is_centred_and_scales_with_the_area():

@@ -20,6 +20,7 @@ from ros2_tracker.tracking.result import TrackState
 from ros2_tracker.tracking.settings import PUBLISHED_LOOP, LearningSettings, TargetSettings
 from ros2_tracker.tracking.target import Target
 from ros2_tracker.tracking.tracker import Tracker
+from ros2_tracker.tracking.views import View
 
 TINY = load_variant("multistage-tiny")
 
@@ -315,7 +316,8 @@ def test_results_that_are_kept_do_not_keep_the_search_crop(scripted, clip):
     assert all(0.0 <= result.signals.similarity_first <= 1.0 for result in results)
 
 
-def test_features_that_are_not_finite_cost_a_lesson_and_nothing_else(scripted, clip):
+@pytest.mark.parametrize("asked", [True, False])
+def test_features_that_are_not_finite_cost_a_lesson_and_nothing_else(scripted, clip, asked: bool):
     sharp = np.full((16, 16), 0.001, np.float32)
     sharp[9, 6] = 0.8
     scripted.per_frame.answer["score_map"] = sharp
@@ -326,15 +328,29 @@ def test_features_that_are_not_finite_cost_a_lesson_and_nothing_else(scripted, c
     good = scripted.per_frame.answer["features"]
     scripted.per_frame.answer["features"] = np.full_like(good, np.nan)
     assert target.update(frame_of(clip, 3), 0.1).box is not None
-    with pytest.raises(FloatingPointError, match="features"):
+    if asked:
+        with pytest.raises(FloatingPointError, match="features"):
+            target.settle()
         target.settle()
-    target.settle()
     scripted.per_frame.answer["features"] = good
     for i in range(4, 12):
         target.update(frame_of(clip, i), i / 30)
     after = scripted.per_frame.seen[-1]["learnt"]
+    assert all(np.isfinite(view.own) for view in target._memory.remembered if view is not None)
     assert np.isfinite(after).all()
     assert not np.array_equal(after, before)
+
+
+def test_what_fails_after_an_answer_is_out_fails_once(scripted, clip, monkeypatch: pytest.MonkeyPatch):
+    target = Target(
+        TrackingNetwork(TINY, scripted), TargetSettings(), frame_of(clip, 0), clip.render(0).box.as_tuple(), 0.0
+    )
+    target.update(frame_of(clip, 1), 1 / 30)
+    with monkeypatch.context() as broken:
+        broken.setattr(View, "keep", lambda view: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            target.settle()
+    assert target.update(frame_of(clip, 2), 2 / 30).box is not None
 
 
 def frame_of(clip: SyntheticClip, index: int) -> ArrayFrame:

@@ -56,14 +56,19 @@ def test_frames_are_spread_over_those_in_which_the_target_is_in_view(script, tmp
     write_sequence(tmp_path / "set/a", moving)
     write_sequence(tmp_path / "set/b", [(20.0, 30.0, 40.0, 30.0)] * 12, 5)
     write_sequence(tmp_path / "set/hidden", [(20.0, 30.0, 40.0, 30.0)] * 5 + [NAN] * 15)
+    write_sequence(tmp_path / "set/broken", [(20.0, 30.0, 40.0, 30.0)] * 12)
+    (tmp_path / "set/broken/img/0001.png").write_bytes(b"no image")
     index = tmp_path / "pack.json"
     assert script.pack([tmp_path / "set"], index, 27, set()) == 2
-    assert "hidden: shows its target in 5 frames, 8 are needed" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "hidden: shows its target in 5 frames, 8 are needed" in said
+    assert "left out: broken: " in said
+    assert "0001.png" in said
     first, second = levels(index).values()
     assert first == [2 * i for i in range(40) if i not in (*range(10, 20), 30, 31, 32)]
     assert second == [50 + 2 * i for i in range(12)]
 
-    assert script.pack([tmp_path / "set"], tmp_path / "fewer.json", 9, {"b", "hidden"}) == 1
+    assert script.pack([tmp_path / "set"], tmp_path / "fewer.json", 9, {"b", "hidden", "broken"}) == 1
     (fewer,) = levels(tmp_path / "fewer.json").values()
     assert len(fewer) == 9
     assert (fewer[0], fewer[-1]) == (0, 78)
