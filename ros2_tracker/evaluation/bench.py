@@ -30,7 +30,7 @@ from ros2_tracker.tracking.settings import TargetSettings
 from ros2_tracker.tracking.target import Target
 
 STAGES = ("crop", "network", "decode", "update", "learn")
-_SHOWN = {"update": "update (whole)", "learn": "learning, after it"}
+_SHOWN = {"update": "update (whole)", "learn": "after the answer"}
 _WARM_UP_FRAMES = 5
 # Rendered frames, played to and fro: enough not to lie in the cache at camera sizes, few enough to be ready soon.
 _DISTINCT_FRAMES = 24
@@ -69,7 +69,7 @@ class BenchReport:
     """Of the network in a frame, for all targets."""
     stages: dict[str, Latency]
     """Per frame, for all targets: crops, runs of the network, decode with motion and reliability, all of it (`update`),
-    and what waits until the answer is out (`learn`)."""
+    and what waits until the answer is out (`learn`): memory and lessons."""
     load_s: float
     """From asking for the model to a warmed-up network."""
     memory_before_mib: float
