@@ -117,8 +117,8 @@ class _Answered(NamedTuple):
     """An answer that is out, of which what only later frames need is still to be made."""
 
     found: _Found
-    kept: Look | None
-    """What it was found in, if it is one to remember."""
+    lasting: Look | None
+    """What it was found in, if that is to be remembered."""
     seen: Seen
     outputs: NamedArrays
     """Of the look around the last place."""
@@ -127,6 +127,7 @@ class _Answered(NamedTuple):
     reliability: float
     gone: bool
     dt: float
+    """Seconds since the frame before."""
 
 
 class Target:
@@ -215,12 +216,12 @@ class Target:
         memory, settings = self._memory, self.settings
         if memory.answered is None:
             return
+        found, lasting, seen, outputs, region, reliability, gone, dt = memory.answered
         # Should it fail, it is not tried again.
-        self._memory = memory._replace(answered=None)
-        found, kept, seen, outputs, region, reliability, gone, dt = memory.answered
+        self._memory = memory = memory._replace(answered=None)
         remembered, learnt = memory.remembered, memory.learnt
-        if kept is not None:
-            remembered = remembered.with_view(_remembered(memory.stamp, kept, found.proposal, outputs))
+        if lasting is not None:
+            remembered = remembered.with_view(_remembered(memory.stamp, lasting, found.proposal, outputs))
         elif not gone and reliability < TRUSTED:
             remembered = remembered.doubted()
         self._memory = memory._replace(
@@ -228,7 +229,6 @@ class Target:
             familiar=memory.familiar.after(seen, 0.0 if gone else reliability),
             look_alikes=memory.look_alikes.after(found.second, seen.box.size, memory.stamp, settings.distractors),
             remembered=remembered,
-            answered=None,
         )
         if learnt is not None and not gone:
             learnt = learnt.after(outputs["features"], region, seen.box, reliability, dt, settings.learning)
@@ -282,10 +282,11 @@ class Target:
             if doubtful or (search is not None and memory.search is not None and not memory.search.candidate):
                 # Nothing is known of its motion any more; where it reappears starts afresh.
                 next_motion = motion.initial_state(next_box, settings.motion)
-        kept = None
-        if not gone and reliability >= TRUSTED and hysteresis.state is TrackState.TRACKING:
+        lasting = None
+        believed = not gone and reliability >= TRUSTED and hysteresis.state is TrackState.TRACKING
+        if believed and memory.remembered.wants(question.stamp):
             # Now, as long as the camera's pixels are those.
-            kept = found.look.cut() if memory.remembered.wants(question.stamp) else None
+            lasting = found.look.cut()
         self._memory = _Memory(
             question.stamp,
             next_box,
@@ -300,7 +301,7 @@ class Target:
             search,
             cause,
             memory.frames + 1,
-            _Answered(found, kept, seen, outputs[0], question.looks[0].region, reliability, gone, dt),
+            _Answered(found, lasting, seen, outputs[0], question.looks[0].region, reliability, gone, dt),
         )
         return TrackResult(
             box=None if hysteresis.state is TrackState.LOST else box.as_tuple(),

@@ -39,7 +39,9 @@ class View:
 
     __slots__ = ("_colours", "_cut", "_moments", "_order", "_pixels", "_planes")
 
-    def __init__(self, pixels: NDArray[np.uint8], order: ColorOrder, cut: Callable[[], NDArray] | None = None) -> None:
+    def __init__(
+        self, pixels: NDArray[np.uint8], order: ColorOrder, cut: Callable[[], NDArray[np.uint8]] | None = None
+    ) -> None:
         """Of all of these pixels, which are kept; or of what `cut` makes of them when they are needed."""
         self._pixels, self._order, self._cut = pixels, order, cut
         # Most views are never compared with another.
