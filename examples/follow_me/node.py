@@ -17,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Twist, TwistStamped
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -34,6 +35,8 @@ from .sighting import Camera, sighting_of
 _WATCHDOG_PERIOD_S = 0.04
 _DIAGNOSTICS_PERIOD_S = 1.0
 _LOG_PERIOD_S = 2.0
+_FAREWELL = Duration(seconds=0.5)
+"""How long the node waits on its way out until the last zero has arrived everywhere."""
 
 
 class FollowMe(Node):
@@ -67,6 +70,16 @@ class FollowMe(Node):
         """Command zero; the next command begins with a ramp."""
         self._why = why
         self._publish(self._follower.stop())
+
+    def say_goodbye(self) -> bool:
+        """Command zero for the last time; whether all reliable subscribers have it.
+
+        A writer that is destroyed does not send again what was lost on the way: the vehicle's driver would be left with
+        the command before.
+        """
+        self.command_stop("shut down")
+        received = [each.wait_for_all_acked(_FAREWELL) for each in (self._commands, self._unstamped)]
+        return all(received)
 
     # -- input --------------------------------------------------------------------------------------------------
 
@@ -169,13 +182,16 @@ class FollowMe(Node):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; exit status 1 when a parameter is not valid."""
-    # rclpy's own handlers would shut ROS down before the last zero is out.
+    # rclpy's own handlers would shut ROS down before the last zero is out, and a KeyboardInterrupt may come anywhere in
+    # what is being done. So the loop looks whether it is to end; the watchdog wakes it. `ros2 launch` asks twice.
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _frame: asked.append(number))
     try:
         rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:
         print(f"follow_me: {error}", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         node = FollowMe()
     except (ValueError, ParameterException) as error:
@@ -185,12 +201,10 @@ def main(args: Sequence[str] | None = None) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        executor.spin()
-    except KeyboardInterrupt:
-        # The second Ctrl-C, from `ros2 launch`, must not come between.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        node.command_stop("shut down")
+        while not asked:
+            executor.spin_once()
+        if not node.say_goodbye():
+            node.get_logger().warning("not every subscriber has confirmed the last command, zero")
     finally:
         executor.shutdown()
         node.destroy_node()
