@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ros2_tracker.tracking.admission import MAX_ID_LENGTH
 from ros2_tracker.tracking.events import Counters, EventType, InitRequest, Reason, TargetEvent
-from ros2_tracker.tracking.session import MAX_ID_LENGTH, TrackingSession
+from ros2_tracker.tracking.session import TrackingSession
 
 SELECTOR_ID = "selected"
 """Id of the target that selectors without ids choose: a new choice replaces the old."""

@@ -167,3 +167,24 @@ class SessionObserver(Protocol):
     def on_failure(self, what: str, error: Exception) -> None:
         """A frame could not be used, or an update failed; the session goes on."""
         ...
+
+
+def change_of_state(name: str, session: int, source: StampedFrame, result: TrackResult) -> TargetEvent | None:
+    """The event that a change of state is; None: it has not changed."""
+    if result.state is result.previous_state:
+        return None
+    kind = {
+        TrackState.TRACKING: EventType.RECOVERED,
+        TrackState.UNCERTAIN: EventType.UNCERTAIN,
+        TrackState.LOST: EventType.LOST,
+    }[result.state]
+    signals = result.signals
+    text = (
+        f"{result.previous_state.name} -> {result.state.name}: reliability {result.reliability:.2f} "
+        f"(peak {signals.peak:.2f}, PSR {signals.psr:.1f}, APCE {signals.apce:.1f}, "
+        f"motion {signals.motion_distance:.1f})"
+    )
+    if result.cause is Reason.BAD_IMAGE and signals.frozen_for > 0.0:
+        text += f": the camera has repeated one image for {signals.frozen_for:.1f} s (see reliability.frozen_after)"
+    duration = result.not_tracking_for if kind is EventType.RECOVERED else 0.0
+    return TargetEvent(kind, name, session, source.stamp_ns, source.tag, result.cause, text, duration)

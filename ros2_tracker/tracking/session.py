@@ -19,6 +19,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
+from ros2_tracker.tracking.admission import (
+    FUTURE_TOLERANCE_NS,
+    MAX_ID_LENGTH,
+    Refused,
+    check_id,
+    frame_of,
+    is_due,
+)
 from ros2_tracker.tracking.ego_motion import EgoMotion
 from ros2_tracker.tracking.events import (
     Counters,
@@ -31,6 +39,7 @@ from ros2_tracker.tracking.events import (
     TargetEvent,
     TargetPrediction,
     TargetReport,
+    change_of_state,
 )
 from ros2_tracker.tracking.frame import FrameError
 from ros2_tracker.tracking.frame_buffer import NANOSECONDS, FrameBuffer, StampedFrame
@@ -38,17 +47,12 @@ from ros2_tracker.tracking.geometry import BoxError, BoxOutsideImageError
 from ros2_tracker.tracking.motion import Homography
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.prediction import predicted
-from ros2_tracker.tracking.result import TrackResult, TrackState
+from ros2_tracker.tracking.result import TrackResult
 from ros2_tracker.tracking.settings import SessionSettings
 from ros2_tracker.tracking.target import Target
 
 _Result = TypeVar("_Result")
 
-MAX_ID_LENGTH = 128
-# Stamps of one frame can differ in rounding between programs (float seconds, microseconds).
-_STAMP_TOLERANCE_NS = 5_000_000
-# A box may overtake its own image on the way here; further ahead it is refused.
-_FUTURE_TOLERANCE_NS = 200_000_000
 # Stamps going back by more than this are a clock that jumped (a bag that starts again), not a late image.
 _TIME_JUMP_NS = NANOSECONDS
 # A target that started on an old frame reaches the newest within this time, leaving frames out if it must.
@@ -69,14 +73,6 @@ class _Followed:
     """Deadline (monotonic s) while it works through buffered frames; None once it is up to date."""
     answer: tuple[int, TrackResult] | None = None
     """The last that was reported, with its frame's stamp in ns: what predictions start from."""
-
-
-class _Refused(Exception):
-    """A box that is not accepted."""
-
-    def __init__(self, reason: Reason, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
 
 
 class TrackingSession:
@@ -132,7 +128,7 @@ class TrackingSession:
             if self._too_old(age_ns):
                 self.counters.images_too_old += 1
                 return
-            if age_ns < -_FUTURE_TOLERANCE_NS:
+            if age_ns < -FUTURE_TOLERANCE_NS:
                 self.counters.images_in_future += 1
             newest = self._buffer.newest
             if newest is not None and frame.stamp_ns <= newest.stamp_ns:
@@ -255,7 +251,7 @@ class TrackingSession:
 
     def _can_start(self) -> bool:
         newest = self._buffer.newest
-        return newest is not None and any(self._is_due(r, newest) for r in self._waiting)
+        return newest is not None and any(is_due(r, newest) for r in self._waiting)
 
     def _behind(self) -> list[str]:
         with self._changed:
@@ -265,23 +261,17 @@ class TrackingSession:
         limit = self._settings.max_image_age
         return limit > 0.0 and age_ns > limit * NANOSECONDS
 
-    @staticmethod
-    def _is_due(request: InitRequest, newest: StampedFrame) -> bool:
-        """Whether the request can be decided now: not while its image may still be on its way."""
-        ahead = request.stamp_ns - newest.stamp_ns
-        return not _STAMP_TOLERANCE_NS < ahead <= _FUTURE_TOLERANCE_NS
-
     def _start_waiting(self) -> bool:
         with self._changed:
             newest = self._buffer.newest
             if newest is None:
                 return False
             # They stay in the list until they are decided, where a cancel finds them.
-            due = [r for r in self._waiting if self._is_due(r, newest)]
+            due = [r for r in self._waiting if is_due(r, newest)]
         for request in due:
             try:
                 self._start(request)
-            except _Refused as refusal:
+            except Refused as refusal:
                 self.refuse(request, refusal.reason, str(refusal))
             except Exception as error:  # a bug must not end the worker; the requester is told
                 self._observer.on_failure("starting on a box failed", error)
@@ -295,23 +285,19 @@ class TrackingSession:
     def _start(self, request: InitRequest) -> None:
         """Begin a target on the frame its box was drawn on."""
         target_id = request.target_id
-        if len(target_id) > MAX_ID_LENGTH or not (target_id == "" or target_id.isprintable()):
-            raise _Refused(
-                Reason.ID_INVALID,
-                f"id {target_id[:40]!r} ({len(target_id)} characters): at most {MAX_ID_LENGTH}, all printable",
-            )
+        check_id(target_id)
         with self._changed:
-            source = self._frame_of(request)
+            source = frame_of(request, self._buffer)
             settings = self._settings
             self._check_room(target_id)
         try:
             target = Target(self._network, settings.target, source.frame, request.box, source.stamp)
         except BoxOutsideImageError as error:
-            raise _Refused(Reason.BOX_OUTSIDE_IMAGE, str(error)) from error
+            raise Refused(Reason.BOX_OUTSIDE_IMAGE, str(error)) from error
         except BoxError as error:
-            raise _Refused(Reason.BOX_INVALID, str(error)) from error
+            raise Refused(Reason.BOX_INVALID, str(error)) from error
         except FrameError as error:
-            raise _Refused(Reason.IMAGE_INVALID, str(error)) from error
+            raise Refused(Reason.IMAGE_INVALID, str(error)) from error
         with self._changed:
             if request not in self._waiting:
                 return  # cancelled meanwhile
@@ -333,7 +319,7 @@ class TrackingSession:
     def _check_room(self, target_id: str) -> None:
         limit = self._settings.max_targets
         if target_id not in self._targets and len(self._targets) >= limit:
-            raise _Refused(
+            raise Refused(
                 Reason.TOO_MANY_TARGETS,
                 f"following {len(self._targets)} of at most {limit} targets already ({', '.join(self._targets)}): "
                 "use one of their ids, or cancel one",
@@ -345,27 +331,6 @@ class TrackingSession:
             name = f"target_{self._names}"
             if name not in self._targets:
                 return name
-
-    def _frame_of(self, request: InitRequest) -> StampedFrame:
-        """The buffered frame a box was drawn on."""
-        newest, oldest = self._buffer.newest, self._buffer.oldest
-        if newest is None or oldest is None:
-            raise _Refused(Reason.STAMP_TOO_OLD, "the frame buffer is empty")
-        if request.stamp_ns == 0:
-            return newest
-        if request.stamp_ns > newest.stamp_ns + _STAMP_TOLERANCE_NS:
-            ahead = (request.stamp_ns - newest.stamp_ns) / NANOSECONDS
-            raise _Refused(Reason.STAMP_IN_FUTURE, f"the box is {ahead:.3f} s newer than the newest image")
-        if request.stamp_ns < oldest.stamp_ns - _STAMP_TOLERANCE_NS:
-            behind = (newest.stamp_ns - request.stamp_ns) / NANOSECONDS
-            span = (newest.stamp_ns - oldest.stamp_ns) / NANOSECONDS
-            raise _Refused(
-                Reason.STAMP_TOO_OLD,
-                f"the box is {behind:.3f} s older than the newest image, but the buffer reaches back {span:.3f} s",
-            )
-        found = self._buffer.nearest(request.stamp_ns)
-        assert found is not None  # the buffer is not empty
-        return found
 
     def _answer(self, taken: StampedFrame, started: float) -> None:
         """The newest frame for all targets that are up to date."""
@@ -515,7 +480,7 @@ class TrackingSession:
                 self._tell_change(name, followed, source, result)
 
     def _tell_change(self, name: str, followed: _Followed, source: StampedFrame, result: TrackResult) -> None:
-        event = _state_event(name, followed.session, source, result)
+        event = change_of_state(name, followed.session, source, result)
         if event is not None:
             self._observer.on_event(event)
 
@@ -535,24 +500,3 @@ class TrackingSession:
                 newest.tag if newest else None,
             )
         )
-
-
-def _state_event(name: str, session: int, source: StampedFrame, result: TrackResult) -> TargetEvent | None:
-    """The event that a change of state is."""
-    if result.state is result.previous_state:
-        return None
-    kind = {
-        TrackState.TRACKING: EventType.RECOVERED,
-        TrackState.UNCERTAIN: EventType.UNCERTAIN,
-        TrackState.LOST: EventType.LOST,
-    }[result.state]
-    signals = result.signals
-    text = (
-        f"{result.previous_state.name} -> {result.state.name}: reliability {result.reliability:.2f} "
-        f"(peak {signals.peak:.2f}, PSR {signals.psr:.1f}, APCE {signals.apce:.1f}, "
-        f"motion {signals.motion_distance:.1f})"
-    )
-    if result.cause is Reason.BAD_IMAGE and signals.frozen_for > 0.0:
-        text += f": the camera has repeated one image for {signals.frozen_for:.1f} s (see reliability.frozen_after)"
-    duration = result.not_tracking_for if kind is EventType.RECOVERED else 0.0
-    return TargetEvent(kind, name, session, source.stamp_ns, source.tag, result.cause, text, duration)

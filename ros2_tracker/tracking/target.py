@@ -6,128 +6,31 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from ros2_tracker.engines.base import NamedArrays
 from ros2_tracker.tracking import motion
 from ros2_tracker.tracking.causes import cause_of
-from ros2_tracker.tracking.crop import Region
 from ros2_tracker.tracking.discriminator import Discriminator, unmixed_score
-from ros2_tracker.tracking.distractors import LookAlikes, Second, second_answer
-from ros2_tracker.tracking.ego_motion import warp_box
+from ros2_tracker.tracking.distractors import Second, second_answer
 from ros2_tracker.tracking.events import Reason
 from ros2_tracker.tracking.family import Appearance, Drawn, Look, Proposal
 from ros2_tracker.tracking.first_frame import drawn_like, first_places, is_inside
 from ros2_tracker.tracking.frame import Frame
 from ros2_tracker.tracking.geometry import Box, BoxError, checked_box
-from ros2_tracker.tracking.likeness import Memories, Remembered
+from ros2_tracker.tracking.likeness import Remembered
 from ros2_tracker.tracking.network import TrackingNetwork
 from ros2_tracker.tracking.recovery import Search, Window
 from ros2_tracker.tracking.reliability import Hysteresis
 from ros2_tracker.tracking.result import TrackResult, TrackState
-from ros2_tracker.tracking.sample_target import SampleRegion
 from ros2_tracker.tracking.score_map import MapShape
 from ros2_tracker.tracking.settings import TargetSettings
-from ros2_tracker.tracking.signals import TRUSTED, Familiar, Seen
+from ros2_tracker.tracking.signals import TRUSTED, Familiar
+from ros2_tracker.tracking.target_steps import Answered, Found, Memory, Question
 from ros2_tracker.tracking.template_update import Templates
-from ros2_tracker.tracking.views import Strips
 
 # For so long the size in the last frame of high reliability is the target's, s.
 _SIZE_KEPT_S = 2.0
-
-
-class _Memory(NamedTuple):
-    """All that a target carries from frame to frame; replaced as a whole, so a failed update changes nothing."""
-
-    stamp: float
-    box: Box
-    """Where the next search is centred, px."""
-    trusted: Box
-    """The last one that was more than a guess, px."""
-    motion: motion.MotionState
-    hysteresis: Hysteresis
-    templates: Templates
-    familiar: Familiar
-    """What reliability's signals are relative to."""
-    look_alikes: LookAlikes = LookAlikes()
-    learnt: Discriminator | None = None
-    """What tells it from what is around it, for networks that can be told."""
-    remembered: Memories = Memories()
-    """The target as it was while reliability was high."""
-    search: Search | None = None
-    """From when it is LOST until it is TRACKING again, if lost targets are searched for."""
-    cause: Reason = Reason.NONE
-    """Why it is not TRACKING, where the signals told."""
-    frames: int = 0
-    """Since the first."""
-    answered: _Answered | None = None
-    """What `Target.settle` will take in."""
-
-    def carried(self, ego: motion.Homography | None) -> _Memory:
-        """The places to look at as the camera's motion has moved them; the motion model's own is for `predict_seen`."""
-        if ego is None:
-            return self
-        search = self.search
-        if search is not None:
-            candidate = None if search.candidate is None else warp_box(search.candidate, ego)
-            search = replace(search, place=warp_box(search.place, ego), candidate=candidate)
-        return self._replace(box=warp_box(self.box, ego), trusted=warp_box(self.trusted, ego), search=search)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Question:
-    """A target's part in one run of the network: between `Target.ask` and `Target.take`.
-
-    It holds what does not depend on the answer: that is quicker made while the caches still hold the tracker's code
-    and the pixels of the search crop.
-    """
-
-    frame: Frame
-    stamp: float
-    looks: tuple[Look, ...]
-    """First where the target should be; while it is LOST, further places in the image."""
-    memory: _Memory
-    """The target's, as the camera's motion has moved it."""
-    dt: float
-    """Seconds since its last frame, as the motion model counts them."""
-    predicted: motion.MotionState
-    strips: Strips
-    """Of the frame; see `Familiar.strips_of`."""
-    backward: bool = False
-    """Whether the last look is into the past, for the likeness of a candidate."""
-
-
-class _Found(NamedTuple):
-    """What the network says of one frame, put in order."""
-
-    look: Look
-    """That the box is from."""
-    proposal: Proposal
-    maps: tuple[MapShape, ...]
-    """Of the proposal."""
-    second: Second | None
-    answers: tuple[Proposal, ...]
-    """Through all windows, in their order."""
-    likeness: float | None = None
-    """Of a candidate to what was lost, where that was asked."""
-
-
-class _Answered(NamedTuple):
-    """An answer that is out, of which what only later frames need is still to be made."""
-
-    found: _Found
-    lasting: Look | None
-    """What it was found in, if that is to be remembered."""
-    seen: Seen
-    outputs: NamedArrays
-    """Of the look around the last place."""
-    region: Region | SampleRegion
-    """Of that look."""
-    reliability: float
-    gone: bool
-    dt: float
-    """Seconds since the frame before."""
 
 
 class Target:
@@ -150,7 +53,7 @@ class Target:
         templates = Templates.of(appearance)
         moving = motion.initial_state(checked, settings.motion)
         familiar = Familiar.of(frame, checked, templates.first.fill)
-        self._memory = _Memory(stamp, checked, checked, moving, Hysteresis(), templates, familiar, learnt=learnt)
+        self._memory = Memory(stamp, checked, checked, moving, Hysteresis(), templates, familiar, learnt=learnt)
 
     @property
     def box(self) -> Box:
@@ -287,7 +190,7 @@ class Target:
         if believed and memory.remembered.wants(question.stamp):
             # Now, as long as the camera's pixels are those.
             lasting = found.look.cut()
-        self._memory = _Memory(
+        self._memory = Memory(
             question.stamp,
             next_box,
             trusted,
@@ -301,7 +204,7 @@ class Target:
             search,
             cause,
             memory.frames + 1,
-            _Answered(found, lasting, seen, outputs[0], question.looks[0].region, reliability, gone, dt),
+            Answered(found, lasting, seen, outputs[0], question.looks[0].region, reliability, gone, dt),
         )
         return TrackResult(
             box=None if hysteresis.state is TrackState.LOST else box.as_tuple(),
@@ -318,7 +221,7 @@ class Target:
             not_tracking_for=hysteresis.not_tracking,
         )
 
-    def _found(self, question: Question, outputs: Sequence[NamedArrays]) -> _Found:
+    def _found(self, question: Question, outputs: Sequence[NamedArrays]) -> Found:
         """The network's answers, with the second one in place of a look-alike that answers first."""
         memory, settings, family = question.memory, self.settings.distractors, self._network.family
         first, *others = [family.proposal(look, out) for look, out in zip(question.looks, outputs, strict=True)]
@@ -342,9 +245,9 @@ class Target:
                 first = family.proposal(look, outputs[0], second.cell)
                 maps = _shapes(first)
                 second = Second(usurper.cells[0], usurper.box.cx, usurper.box.cy, usurper.score)
-        return _Found(look, first, maps, second, answers, likeness)
+        return Found(look, first, maps, second, answers, likeness)
 
-    def _searched(self, question: Question, found: _Found, doubtful: bool, stuck: bool) -> Search:
+    def _searched(self, question: Question, found: Found, doubtful: bool, stuck: bool) -> Search:
         """The search for a target that is gone, after a frame."""
         memory, settings, frame = question.memory, self.settings.recovery, question.frame
         past = memory.remembered.best
