@@ -30,7 +30,9 @@ _MOST_ALONG = 16
 # Places with the target's colours that are looked into, the best ones of each image.
 _PLACES = 8
 # Share of the time until a find is accepted that it takes where it could not be more alike.
-_SOONEST = 0.5
+_SOONEST = 1.0 / 3.0
+# Of what `accept_above` leaves to certainty: how much more reliability a find needs that is just alike enough.
+_SURER = 0.25
 # Share of the score of a find under which the last place is looked at in every second image only.
 _HOPELESS = 0.5
 # Share of the likeness that is accepted under which a find is not even published as UNCERTAIN.
@@ -166,10 +168,11 @@ class Search:
         if self.likeness < settings.accept_likeness:
             told = self.likeness >= _GUESS_SHARE * settings.accept_likeness
             return WayBack(settings.accept_above, math.inf, settings.guess_after if told else math.inf)
-        # The more alike, the sooner.
+        # The more alike, the sooner, and the less sure of its box the network must be.
         missing = (1.0 - self.likeness) / max(1.0 - settings.accept_likeness, 1e-6)
-        after = settings.accept_after * min(max(missing, _SOONEST), 1.0)
-        return WayBack(settings.accept_above, after, settings.guess_after)
+        above = settings.accept_above + _SURER * missing * (1.0 - settings.accept_above)
+        after = settings.accept_after * max(missing, _SOONEST)
+        return WayBack(above, after, settings.guess_after)
 
     def after(
         self, found: Sequence[Proposal], doubtful: bool, likeness: float | None, settings: RecoverySettings

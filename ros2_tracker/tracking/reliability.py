@@ -14,6 +14,9 @@ from ros2_tracker.tracking.settings import ReliabilitySettings
 
 # Beyond this the logistic function is 0 or 1 for all purposes.
 _MOST_LOGIT = 30.0
+# How many more times a second counts towards UNCERTAIN at reliability 0, and how steeply that falls off: under a tenth
+# the target is mostly gone, while dips to a third are mostly those of boxes that are right (docs/recovery.md).
+_URGENCY, _STEEPNESS = 8.0, 4
 
 DIRECTIONS: dict[str, int] = {
     "peak": 1,
@@ -144,11 +147,14 @@ class WayBack(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Hysteresis:
-    """State with memory in time, so that one bad or one good frame does not flip it; `step` returns the next."""
+    """State with memory in time, so that a doubtful or a good frame does not flip it; `step` returns the next.
+
+    A frame in which next to nothing of the target is seen says more than a doubtful one, and counts for longer.
+    """
 
     state: TrackState = TrackState.TRACKING
-    below_uncertain: float = 0.0
-    """Seconds since reliability was last at `uncertain_below` or more."""
+    doubted: float = 0.0
+    """Seconds since reliability was last at `uncertain_below` or more; those of deep doubt count up to ninefold."""
     below_lost: float = 0.0
     """Seconds since reliability was last at `lost_below` or more."""
     above_tracking: float = 0.0
@@ -165,12 +171,15 @@ class Hysteresis:
         """
         lost_after = settings.lost_after if back is None else 0.0
         back = back or WayBack(settings.tracking_above, settings.recover_after)
-        below_uncertain = self.below_uncertain + dt if reliability < settings.uncertain_below else 0.0
+        doubted = 0.0
+        if reliability < settings.uncertain_below:
+            depth = 1.0 - reliability / settings.uncertain_below
+            doubted = self.doubted + dt * (1.0 + _URGENCY * depth**_STEEPNESS)
         below_lost = self.below_lost + dt if reliability < settings.lost_below else 0.0
         above_tracking = self.above_tracking + dt if reliability >= back.above else 0.0
         state = self.state
         if state is TrackState.TRACKING:
-            if below_uncertain > 0.0 and below_uncertain >= settings.uncertain_after:
+            if doubted > 0.0 and doubted >= settings.uncertain_after:
                 state = TrackState.UNCERTAIN
         elif above_tracking > 0.0 and above_tracking >= back.after:
             state = TrackState.TRACKING
@@ -179,4 +188,4 @@ class Hysteresis:
         if state is not TrackState.LOST and below_lost > 0.0 and below_lost >= lost_after:
             state = TrackState.LOST
         not_tracking = 0.0 if state is TrackState.TRACKING is self.state else self.not_tracking + dt
-        return Hysteresis(state, below_uncertain, below_lost, above_tracking, not_tracking)
+        return Hysteresis(state, doubted, below_lost, above_tracking, not_tracking)

@@ -26,15 +26,16 @@ class ReliabilitySettings:
 
     tracking_above: float = 0.6
     """Reliability from which a target counts as found. Higher: recovers later, and less often on a look-alike."""
-    uncertain_below: float = 0.45
+    uncertain_below: float = 0.4
     """Reliability under which a box becomes a guess. Higher: warns earlier, and more often for nothing."""
     lost_below: float = 0.4
     """Reliability under which the target counts as gone. Higher: gives up sooner, and more often for nothing."""
-    uncertain_after: float = 0.13
-    """How long reliability must stay under `uncertain_below`. Longer: ignores short dips, warns later."""
+    uncertain_after: float = 0.2
+    """How long reliability must stay just under `uncertain_below`; the deeper it falls the shorter, down to a ninth.
+    Longer: ignores short dips, warns later."""
     lost_after: float = 0.3
     """How long reliability must stay under `lost_below`. Longer: rides out occlusions, admits a loss later."""
-    recover_after: float = 0.15
+    recover_after: float = 0.1
     """How long reliability must stay over `tracking_above` to be TRACKING again. Longer: surer, later."""
     frozen_after: float = 0.1
     """A camera that repeats an image for this long is taken to be stuck: reliability is 0 until there is another one.
@@ -148,13 +149,14 @@ class RecoverySettings:
     candidate_above: float = 0.2
     """The network's score from which a find is looked at more closely. Lower: more finds, more of them in vain."""
     accept_above: float = 0.6
-    """Reliability that a find must have to be the target, in [0, 1]. Higher: fewer mistaken recoveries, more missed."""
+    """Reliability that a find must have to be the target where it could not be more alike, in [0, 1]; the less alike,
+    the more, up to a quarter of what is left to 1. Higher: fewer mistaken recoveries, more missed."""
     accept_likeness: float = 0.55
     """Likeness of a find to what was lost, in [0, 1], from which it is the target; a less convincing one stays
     UNCERTAIN. Higher: fewer look-alikes are taken, and the target itself later when it comes back looking different."""
     accept_after: float = 0.2
-    """Seconds of image time that its reliability must have stayed up; down to half of it, the more alike the find is.
-    Longer: surer, later."""
+    """Seconds of image time that its reliability must have stayed up; down to a third of it, the more alike the find
+    is. Longer: surer, later."""
     guess_after: float = 0.5
     """Seconds after which a find that convinces less is published, as UNCERTAIN. Longer: fewer wrong boxes, later."""
 

@@ -273,9 +273,9 @@ class Target:
         search = memory.search.after(found.answers, doubtful, found.likeness, settings)
         if search.candidate is None or memory.search.candidate is None or doubtful:
             return search
-        # Fitting an online branch to each find takes a second.
+        # Fitting an online branch to each find takes a second. Nothing is known then: half-way to full likeness.
         if past is None or self._network.variant.online:
-            return replace(search, likeness=1.0)
+            return replace(search, likeness=(1.0 + settings.accept_likeness) / 2.0)
         try:
             fill = memory.templates.first.fill
             return replace(search, view=self._network.family.appearance(frame, search.candidate, fill))

@@ -218,9 +218,12 @@ def test_only_a_find_that_is_like_what_was_lost_can_be_the_target():
     assert search.way_back(SETTINGS).after == math.inf, "its likeness is not known yet"
     assert search.way_back(SETTINGS).guess_after == math.inf
     liked = search.after([found(0.5)], False, SETTINGS.accept_likeness, SETTINGS)
-    assert liked.way_back(SETTINGS) == (SETTINGS.accept_above, SETTINGS.accept_after, SETTINGS.guess_after)
-    alike = search.after([found(0.5)], False, 1.0, SETTINGS)
-    assert alike.way_back(SETTINGS).after == pytest.approx(0.5 * SETTINGS.accept_after), "the more alike, the sooner"
+    back = liked.way_back(SETTINGS)
+    assert SETTINGS.accept_above < back.above < 1.0, "just alike enough: its box must be sure"
+    assert back[1:] == (SETTINGS.accept_after, SETTINGS.guess_after)
+    alike = search.after([found(0.5)], False, 1.0, SETTINGS).way_back(SETTINGS)
+    assert alike.after == pytest.approx(SETTINGS.accept_after / 3.0), "the more alike, the sooner"
+    assert alike.above == SETTINGS.accept_above
     for _ in range(20):
         liked = liked.after([found(0.5)], False, 0.4, SETTINGS)
     assert liked.likeness == pytest.approx(0.4, abs=0.01), "of its last looks, not of one"

@@ -148,7 +148,8 @@ def time_of(state: TrackState, history: list[Hysteresis], dt: float) -> float:
 @pytest.mark.parametrize("rate", [10.0, 30.0, 60.0, 240.0])
 def test_hysteresis_counts_time_not_frames(rate: float):
     dt = 1.0 / rate
-    gone = states([0.05] * int(rate), dt)
+    doubtful = SETTINGS.uncertain_below - 0.01
+    gone = states([doubtful] * int(rate), dt)
     assert time_of(TrackState.UNCERTAIN, gone, dt) == pytest.approx(SETTINGS.uncertain_after, abs=dt)
     assert time_of(TrackState.LOST, gone, dt) == pytest.approx(SETTINGS.lost_after, abs=dt)
     back = [gone[-1]]
@@ -157,9 +158,29 @@ def test_hysteresis_counts_time_not_frames(rate: float):
     assert time_of(TrackState.TRACKING, back[1:], dt) == pytest.approx(SETTINGS.recover_after, abs=dt)
 
 
+@pytest.mark.parametrize("rate", [10.0, 30.0, 60.0, 240.0])
+def test_the_deeper_the_doubt_the_sooner_the_warning(rate: float):
+    dt = 1.0 / rate
+    depths = [0.0, 0.5, 0.75, 0.999]
+    histories = [states([SETTINGS.uncertain_below * share] * int(rate), dt) for share in depths]
+    warned = [time_of(TrackState.UNCERTAIN, history, dt) for history in histories]
+    assert warned == sorted(warned)
+    assert warned[0] == pytest.approx(SETTINGS.uncertain_after / 9.0, abs=dt)
+    assert warned[-1] == pytest.approx(SETTINGS.uncertain_after, abs=dt)
+    lost = {time_of(TrackState.LOST, history, dt) for history in histories}
+    assert len(lost) == 1, "how soon a target is given up does not depend on it"
+
+
 def test_short_dip_is_ignored():
     dt = 1 / 30
-    assert all(s.state is TrackState.TRACKING for s in states([0.9, 0.0, 0.0, 0.9, 0.0, 0.0, 0.9], dt))
+    assert all(s.state is TrackState.TRACKING for s in states([0.9, 0.25, 0.3, 0.9, 0.2, 0.3, 0.9], dt))
+
+
+def test_an_image_that_shows_nothing_is_told_at_once_and_forgotten_soon():
+    dt = 1 / 30
+    history = states([0.9, 0.0] + [0.9] * 10, dt)
+    assert history[1].state is TrackState.UNCERTAIN
+    assert time_of(TrackState.TRACKING, history[2:], dt) == pytest.approx(SETTINGS.recover_after, abs=dt)
 
 
 def test_short_flash_does_not_recover():
@@ -170,8 +191,10 @@ def test_short_flash_does_not_recover():
 def test_middling_reliability_keeps_the_state():
     between = (SETTINGS.uncertain_below + SETTINGS.tracking_above) / 2
     assert states([between] * 100, 1 / 30)[-1].state is TrackState.TRACKING
-    low = (SETTINGS.lost_below + SETTINGS.uncertain_below) / 2
-    assert states([low] * 100 + [between] * 100, 1 / 30)[-1].state is TrackState.UNCERTAIN
+    cautious = ReliabilitySettings(lost_below=0.3, uncertain_below=0.4)
+    history = states([0.35] * 100 + [between] * 100, 1 / 30, cautious)
+    assert history[99].state is TrackState.UNCERTAIN
+    assert history[-1].state is TrackState.UNCERTAIN
 
 
 def test_time_away_is_counted_until_the_step_back():
@@ -185,7 +208,7 @@ def test_time_away_is_counted_until_the_step_back():
 
 
 def test_zero_durations_act_at_once():
-    now = ReliabilitySettings(uncertain_after=0.0, lost_after=0.0, recover_after=0.0)
+    now = ReliabilitySettings(lost_below=0.3, uncertain_after=0.0, lost_after=0.0, recover_after=0.0)
     doubted = (now.lost_below + now.uncertain_below) / 2
     history = states([doubted, 0.1, 0.9], 1 / 30, now)
     assert [s.state for s in history] == [TrackState.UNCERTAIN, TrackState.LOST, TrackState.TRACKING]
