@@ -26,11 +26,11 @@ class ReliabilitySettings:
 
     tracking_above: float = 0.6
     """Reliability from which a target counts as found. Higher: recovers later, and less often on a look-alike."""
-    uncertain_below: float = 0.4
+    uncertain_below: float = 0.45
     """Reliability under which a box becomes a guess. Higher: warns earlier, and more often for nothing."""
     lost_below: float = 0.4
     """Reliability under which the target counts as gone. Higher: gives up sooner, and more often for nothing."""
-    uncertain_after: float = 0.2
+    uncertain_after: float = 0.25
     """How long reliability must stay just under `uncertain_below`; the deeper it falls the shorter, down to a ninth.
     Longer: ignores short dips, warns later."""
     lost_after: float = 0.3
