@@ -30,7 +30,7 @@ class ReliabilitySettings:
     """Reliability under which a box becomes a guess. Higher: warns earlier, and more often for nothing."""
     lost_below: float = 0.4
     """Reliability under which the target counts as gone. Higher: gives up sooner, and more often for nothing."""
-    uncertain_after: float = 0.25
+    uncertain_after: float = 0.2
     """How long reliability must stay just under `uncertain_below`; the deeper it falls the shorter, down to a ninth.
     Longer: ignores short dips, warns later."""
     lost_after: float = 0.3

@@ -148,7 +148,7 @@ def time_of(state: TrackState, history: list[Hysteresis], dt: float) -> float:
 @pytest.mark.parametrize("rate", [10.0, 30.0, 60.0, 240.0])
 def test_hysteresis_counts_time_not_frames(rate: float):
     dt = 1.0 / rate
-    doubtful = SETTINGS.uncertain_below - 0.01
+    doubtful = SETTINGS.lost_below - 0.01
     gone = states([doubtful] * int(rate), dt)
     assert time_of(TrackState.UNCERTAIN, gone, dt) == pytest.approx(SETTINGS.uncertain_after, abs=dt)
     assert time_of(TrackState.LOST, gone, dt) == pytest.approx(SETTINGS.lost_after, abs=dt)
@@ -161,8 +161,7 @@ def test_hysteresis_counts_time_not_frames(rate: float):
 @pytest.mark.parametrize("rate", [10.0, 30.0, 60.0, 240.0])
 def test_the_deeper_the_doubt_the_sooner_the_warning(rate: float):
     dt = 1.0 / rate
-    depths = [0.0, 0.5, 0.75, 0.999]
-    histories = [states([SETTINGS.uncertain_below * share] * int(rate), dt) for share in depths]
+    histories = [states([SETTINGS.lost_below * share] * int(rate), dt) for share in (0.0, 0.5, 0.75, 0.999)]
     warned = [time_of(TrackState.UNCERTAIN, history, dt) for history in histories]
     assert warned == sorted(warned)
     assert warned[0] == pytest.approx(SETTINGS.uncertain_after / 9.0, abs=dt)
@@ -191,10 +190,8 @@ def test_short_flash_does_not_recover():
 def test_middling_reliability_keeps_the_state():
     between = (SETTINGS.uncertain_below + SETTINGS.tracking_above) / 2
     assert states([between] * 100, 1 / 30)[-1].state is TrackState.TRACKING
-    cautious = ReliabilitySettings(lost_below=0.3, uncertain_below=0.4)
-    history = states([0.35] * 100 + [between] * 100, 1 / 30, cautious)
-    assert history[99].state is TrackState.UNCERTAIN
-    assert history[-1].state is TrackState.UNCERTAIN
+    low = (SETTINGS.lost_below + SETTINGS.uncertain_below) / 2
+    assert states([low] * 100 + [between] * 100, 1 / 30)[-1].state is TrackState.UNCERTAIN
 
 
 def test_time_away_is_counted_until_the_step_back():
@@ -208,7 +205,7 @@ def test_time_away_is_counted_until_the_step_back():
 
 
 def test_zero_durations_act_at_once():
-    now = ReliabilitySettings(lost_below=0.3, uncertain_after=0.0, lost_after=0.0, recover_after=0.0)
+    now = ReliabilitySettings(uncertain_after=0.0, lost_after=0.0, recover_after=0.0)
     doubted = (now.lost_below + now.uncertain_below) / 2
     history = states([doubted, 0.1, 0.9], 1 / 30, now)
     assert [s.state for s in history] == [TrackState.UNCERTAIN, TrackState.LOST, TrackState.TRACKING]
