@@ -14,8 +14,8 @@ from ros2_tracker.tracking.settings import ReliabilitySettings
 
 # Beyond this the logistic function is 0 or 1 for all purposes.
 _MOST_LOGIT = 30.0
-# How many more times a second counts towards UNCERTAIN at reliability 0, and how steeply that falls off: under a tenth
-# the target is mostly gone, while dips to a third are mostly those of boxes that are right (docs/recovery.md).
+# How many more times a second counts towards UNCERTAIN at reliability 0, and how steeply that falls off: near 0 the
+# target is gone, at a third the box is still right in a third of the cases (docs/recovery.md).
 _URGENCY, _STEEPNESS = 8.0, 4
 
 DIRECTIONS: dict[str, int] = {

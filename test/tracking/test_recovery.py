@@ -219,7 +219,7 @@ def test_only_a_find_that_is_like_what_was_lost_can_be_the_target():
     assert search.way_back(SETTINGS).guess_after == math.inf
     liked = search.after([found(0.5)], False, SETTINGS.accept_likeness, SETTINGS)
     back = liked.way_back(SETTINGS)
-    assert SETTINGS.accept_above < back.above < 1.0, "just alike enough: its box must be sure"
+    assert back.above == pytest.approx(0.7), "just alike enough: its box must be surer than accept_above, 0.6"
     assert back[1:] == (SETTINGS.accept_after, SETTINGS.guess_after)
     alike = search.after([found(0.5)], False, 1.0, SETTINGS).way_back(SETTINGS)
     assert alike.after == pytest.approx(SETTINGS.accept_after / 3.0), "the more alike, the sooner"
